@@ -1,0 +1,1 @@
+"""Raw text → clean documents. No torch in this room."""

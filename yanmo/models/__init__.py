@@ -1,0 +1,1 @@
+"""Ids → hidden → logits."""
