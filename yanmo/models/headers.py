@@ -114,7 +114,9 @@ def _tensor(file: OpenFile, name: str, entry: Any, data: int) -> tuple[int, int,
         raise FileError(f"{where} is not described by dtype, shape and data_offsets; fetch the file again")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FileError(f"{where} has the dtype {shown(dtype)}; read are {', '.join(DTYPES)}: convert it to one of these")
+        raise FileError(
+            f"{where} has the dtype {shown(dtype)}; read are {', '.join(DTYPES)}: convert it to one of these"
+        )
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
         raise FileError(f"{where} has a shape that is not a list of sizes from 0 to 2^48; do not trust the file")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int for n in offsets):

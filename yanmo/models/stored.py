@@ -45,7 +45,9 @@ class OpenFile:
         """Read exactly `length` bytes at `offset`, else raise a FileError."""
         parts: list[bytes] = []
         while length:
-            part = os.pread(self.handle, length, offset) if hasattr(os, "pread") else self._seek_and_read(offset, length)
+            part = (
+                os.pread(self.handle, length, offset) if hasattr(os, "pread") else self._seek_and_read(offset, length)
+            )
             if not part:
                 raise FileError(f"{self.path}: ends at byte {offset:,}, where more is needed; fetch the file again")
             parts.append(part)
@@ -114,10 +116,10 @@ def check_stored(stored: Stored, limit: int, where: str) -> None:
     The second proof bounds the work: a small file cannot claim a large tensor. `where` opens the sentence.
     """
     shape, strides = stored.shape, stored.strides
-    if len(shape) != len(strides):
-        raise FileError(f"{where} has {len(shape)} dimensions and {len(strides)} strides; do not trust the file")
     if len(shape) > MAX_DIMS:
         raise FileError(f"{where} has {len(shape)} dimensions, at most {MAX_DIMS} are read; do not trust the file")
+    if len(shape) != len(strides):
+        raise FileError(f"{where} has {len(shape)} dimensions and {len(strides)} strides; do not trust the file")
     for number in (*shape, *strides):
         if type(number) is not int or not 0 <= number < 2**48:
             raise FileError(f"{where} has the size or stride {shown(number)}; do not trust the file")
@@ -145,7 +147,7 @@ def copy_stored(stored: Stored, target: torch.Tensor) -> None:
     dims = [d for d, n in enumerate(stored.shape) if n > 1]
     dims.sort(key=lambda d: -stored.strides[d])
     ones = [d for d, n in enumerate(stored.shape) if n == 1]
-    target = target.permute(*dims, *ones)[(..., *[0] * len(ones))]
+    target = target.permute(dims + ones).view([stored.shape[d] for d in dims])
     with torch.no_grad():
         _copy(stored, stored.offset, [stored.strides[d] for d in dims], target)
 

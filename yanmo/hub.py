@@ -1,0 +1,370 @@
+"""Where a model lies: a path on this machine, or an id of the Hugging Face hub, downloaded into the hub's cache.
+
+In: what a user typed. Out: the path of a folder or file on this machine, or one sentence (FileError, NetworkError).
+
+    resolve         a path as it is; an id through the cache and, unless HF_HUB_OFFLINE is set, the hub
+    needed          of the files of a repository, those that are downloaded
+    find_weights    of the files of a model folder, the one that holds its weights
+    shard_names     of an index of shards, the file of each tensor
+    _ask_hub        names, sizes and fingerprints of a repository's files: one request
+    _fetch          one file: resumed by huggingface_hub if the connection breaks, then compared with its fingerprint
+    _cached         the copy in the cache, if it is complete
+
+huggingface_hub is imported when an id is resolved; it reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and
+shows its progress on stderr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from yanmo.errors import Error, FileError, InputError, NetworkError, nearest
+from yanmo.files import inside, read_json_object, sha256_file
+
+Want = Literal["model", "tokenizer", "config"]
+
+CONFIG = ("config.json", "generation_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TOKENIZER_SUFFIXES = (".model", ".spm")  # SentencePiece
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+FOREIGN = {
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".ckpt": "TensorFlow or Lightning",
+    ".gguf": "llama.cpp",
+    ".onnx": "ONNX",
+    ".ot": "Rust",
+}  # formats of weights that are not read as a model folder's
+SHARD = re.compile(r".*-\d+-of-\d+\.\w+")
+ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+ATTEMPTS = 3
+
+
+class _Unreachable(NetworkError):
+    """The hub gave no answer: a copy in the cache may stand in."""
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """What the hub says of a file: `sha256` of its bytes, or `blob`, git's SHA-1 of them; None where it is silent."""
+
+    size: int | None
+    sha256: str | None
+    blob: str | None
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A model on the hub at one commit; `revision` is what the user asked for."""
+
+    id: str
+    revision: str
+    commit: str
+    files: dict[str, _Remote]
+
+
+def resolve(path_or_id: str | Path, *, revision: str | None = None, want: Want = "model") -> Path:
+    """Return the local path of a model: a folder, a file, a run folder's `model/`, or a downloaded snapshot.
+
+    What exists on this machine is taken as it is, and so is what looks like a path; the rest is an id of the hub
+    ("gpt2", "owner/name") at `revision` (a branch, tag or commit; default: main). `want` bounds what is downloaded.
+    """
+    text = os.fspath(path_or_id)
+    if not text or "\0" in text:
+        raise InputError(f"a model is named by a path or a hub id, not by {text!r}")
+    path = Path(os.path.expanduser(text))
+    if os.path.exists(path):
+        run = path.is_dir() and not (path / "config.json").exists() and (path / "model").is_dir()
+        return path / "model" if run else path
+    if isinstance(path_or_id, Path) or _looks_like_path(text):
+        raise FileError(f"{path}: no such file or folder{_nearest_sibling(path)}; check the path")
+    if not ID.fullmatch(text) or "--" in text or ".." in text:
+        raise InputError(
+            f"{text!r} is neither a path that exists nor a hub id (name or owner/name); check the spelling"
+        )
+    return _download(text, revision or "main", want)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text[0] in "./~" or text.count("/") > 1 or "\\" in text or text[1:2] == ":" or text.endswith("/")
+
+
+def _nearest_sibling(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return ""
+
+
+def find_weights(names: Iterable[str], where: str) -> str:
+    """Choose the file of a model folder that holds its weights, or the index of its shards.
+
+    `where` names the folder in the error, which lists what the folder holds instead.
+    """
+    names = sorted(names)
+    for name in (SAFETENSORS, SAFETENSORS + INDEX):
+        if name in names:
+            return name
+    others = [name for name in names if name.endswith(".safetensors") and not SHARD.fullmatch(name)]
+    if len(others) == 1:
+        return others[0]
+    for name in (PICKLE, PICKLE + INDEX):
+        if name in names:
+            return name
+    shards = [name for name in names if SHARD.fullmatch(name)]
+    if others:
+        found, remedy = others, f"rename the one that you mean to {SAFETENSORS}"
+    elif shards:
+        found, remedy = shards, f"fetch the index of these shards ({SAFETENSORS}{INDEX} or {PICKLE}{INDEX}) too"
+    else:
+        found = [name for name in names if os.path.splitext(name)[1] in FOREIGN]
+        remedy = f"not read here are {', '.join(FOREIGN)}: convert once with save_pretrained() of transformers"
+        found = found or names
+    listed = ", ".join(map(repr, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    raise FileError(f"{where}: no {SAFETENSORS} and no {PICKLE}, but {listed or 'nothing'}; {remedy}")
+
+
+def needed(names: Iterable[str], want: Want, where: str) -> list[str]:
+    """Choose the files to download of those at the root of a repository; the shards that an index names come later."""
+    names = sorted(name for name in names if "/" not in name)
+    chosen = [name for name in names if name in CONFIG]
+    if want != "tokenizer" and "config.json" not in chosen:
+        raise FileError(f"{where}: no config.json in it, so not a model in the Hugging Face layout; choose another id")
+    if want != "config":
+        chosen += [name for name in names if _is_tokenizer(name)]
+    if want == "model":
+        chosen += [name for name in names if name == "README.md"]
+        chosen.append(find_weights(names, where))
+    if not chosen:
+        raise FileError(f"{where}: no tokenizer in it; choose another id")
+    return chosen
+
+
+def _is_tokenizer(name: str) -> bool:
+    return name in TOKENIZER or name.endswith(TOKENIZER_SUFFIXES)
+
+
+def shard_names(index: Path) -> dict[str, str]:
+    """Read an index of shards: the name of each tensor → the plain name of the file beside the index that holds it."""
+    places = read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise FileError(f"{index}: no weight_map that gives the file of each tensor; fetch the file again")
+    return {name: inside(index.parent, file, index).name for name, file in places.items()}
+
+
+# The cache and the hub ---------------------------------------------------------------------------------------------
+
+
+def _download(repo: str, revision: str, want: Want) -> Path:
+    """Return the folder of a complete snapshot in the cache, after fetching what it lacks."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision):  # a commit never changes: no need to ask
+        try:
+            return _cached(repo, revision, want)
+        except Error as error:
+            if constants.HF_HUB_OFFLINE:
+                raise NetworkError(
+                    f"{repo}: HF_HUB_OFFLINE is set and the cache {constants.HF_HUB_CACHE} has no complete copy "
+                    f"({error}); unset it once to download"
+                ) from None
+    try:
+        repository = _ask_hub(repo, revision)
+    except _Unreachable as error:
+        try:
+            folder = _cached(repo, revision, want)
+        except Error:
+            raise error from None
+        warnings.warn(f"{error}; until then its copy in the cache is used", stacklevel=4)
+        return folder
+    names = needed(repository.files, want, f"{repo} at {constants.ENDPOINT}")
+    _check_space(repository, names)
+    folder = Path()
+    for name in names:
+        path = _fetch(repository, name)
+        folder = path.parent
+        if name.endswith(INDEX):
+            shards = sorted(set(shard_names(path).values()))
+            _check_space(repository, shards)
+            for shard in shards:
+                _fetch(repository, shard)
+    _remember(repository, names[0])
+    return folder
+
+
+def _cached(repo: str, revision: str, want: Want) -> Path:
+    """The snapshot of `revision` in the cache; a FileError says what it lacks."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (*CONFIG, *TOKENIZER):
+        path = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(path, str):
+            folder = Path(path).parent
+            break
+    else:
+        raise FileError(f"{repo}: nothing of it at the revision {revision!r}")
+    names = [name for name in os.listdir(folder) if (folder / name).is_file()]
+    for name in needed(names, want, repo):
+        if name.endswith(INDEX):
+            missing = [shard for shard in shard_names(folder / name).values() if shard not in names]
+            if missing:
+                raise FileError(f"{repo}: {missing[0]} is missing")
+    if want == "tokenizer" and not any(map(_is_tokenizer, names)):
+        raise FileError(f"{repo}: the tokenizer is missing")
+    return folder
+
+
+def _ask_hub(repo: str, revision: str) -> _Repository:
+    """Ask the hub for the commit of a revision and for the names, sizes and fingerprints of its files."""
+    from huggingface_hub import HfApi, constants
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        files = {
+            file.rfilename: _Remote(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+            for file in info.siblings or []
+        }
+        commit = info.sha
+    except Exception as error:  # of a foreign library, whose classes differ between its versions
+        raise _sentence(error, repo, revision, "its list of files") from None
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not files:
+        raise NetworkError(f"{repo}: {constants.ENDPOINT} answers without a commit and files; check HF_ENDPOINT")
+    return _Repository(repo, revision, commit, files)
+
+
+def _fetch(repository: _Repository, name: str) -> Path:
+    """Return a file of the snapshot, downloaded unless it is there in full; a damaged download is removed again."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    if name not in repository.files:
+        raise FileError(
+            f"{repository.id}: its index names the shard {name}, which the repository lacks; tell its owner"
+        )
+    remote = repository.files[name]
+    cached = try_to_load_from_cache(repository.id, name, revision=repository.commit)
+    if isinstance(cached, str) and remote.size in (None, os.path.getsize(cached)):
+        return Path(cached)
+    for attempt in range(ATTEMPTS):
+        try:
+            path = hf_hub_download(
+                repository.id,
+                name,
+                revision=repository.commit,
+                force_download=isinstance(cached, str),
+                etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
+            break
+        except Exception as error:
+            # A connection that is reset is the one break that the library neither resumes nor tries again.
+            if type(error).__name__ == "ReadError" and attempt + 1 < ATTEMPTS:
+                continue
+            raise _sentence(error, repository.id, repository.revision, name) from None
+    _verify(Path(path), remote, repository.id)
+    return Path(path)
+
+
+def _verify(path: Path, remote: _Remote, repo: str) -> None:
+    """Compare a fresh download with what the hub says of it: the library compares the size alone."""
+    size = path.stat().st_size
+    if remote.size is not None and size != remote.size:
+        wrong = f"{size:,} bytes instead of {remote.size:,}"
+    elif remote.sha256 is not None and (found := sha256_file(path)) != remote.sha256:
+        wrong = f"SHA-256 {found[:12]}… instead of {remote.sha256[:12]}…"
+    elif remote.sha256 is None and remote.blob is not None and (found := _git_blob(path, size)) != remote.blob:
+        wrong = f"git hash {found[:12]}… instead of {remote.blob[:12]}…"
+    else:
+        return
+    for damaged in {path.resolve(), path}:
+        damaged.unlink(missing_ok=True)
+    raise NetworkError(f"{repo}: {path.name} arrived damaged ({wrong}) and was removed; try again")
+
+
+def _git_blob(path: Path, size: int) -> str:
+    """The name that git gives to the content of a file."""
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_space(repository: _Repository, names: list[str]) -> None:
+    """Refuse a download that the disk cannot hold, before it begins."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    def missing(name: str) -> bool:
+        return not isinstance(try_to_load_from_cache(repository.id, name, revision=repository.commit), str)
+
+    listed = [name for name in names if name in repository.files]
+    total = sum(repository.files[name].size or 0 for name in listed if missing(name))
+    place = Path(constants.HF_HUB_CACHE).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if total > free:
+        raise FileError(
+            f"{repository.id}: needs {total:,} bytes and {place} has {free:,} free; free some space or set HF_HOME"
+        )
+
+
+def _remember(repository: _Repository, name: str) -> None:
+    """Note in the cache which commit the revision is, now that the snapshot is complete; offline mode relies on it."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repository.id, name, revision=repository.revision)
+    if COMMIT.fullmatch(repository.revision) or (isinstance(known, str) and repository.commit in Path(known).parts):
+        return
+    try:
+        hf_hub_download(repository.id, name, revision=repository.revision)  # one HEAD request: the file is there
+    except Exception as error:
+        raise _sentence(error, repository.id, repository.revision, name) from None
+
+
+def _sentence(error: Exception, repo: str, revision: str, what: str) -> Error:
+    """Turn whatever huggingface_hub raised into one sentence of ours."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # "not in the cache either": the reason is underneath
+    hub = constants.ENDPOINT
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return NetworkError(f"{repo}: no revision {revision!r} at {hub}; check the name of the branch, tag or commit")
+    if isinstance(error, errors.GatedRepoError):
+        return NetworkError(f"{repo}: gated; accept its conditions at {hub}/{repo} and set HF_TOKEN to your token")
+    if status == 404:
+        return NetworkError(f"{repo}: no such model at {hub} ({what}), and no such path here; check the spelling")
+    if status in (401, 403) or isinstance(error, errors.RepositoryNotFoundError):
+        return NetworkError(
+            f"{repo}: {hub} gives it to nobody unknown (HTTP {status}), and there is no such path here; check the "
+            "spelling, and for a private or gated model set HF_TOKEN to a token that may read it"
+        )
+    if isinstance(error, OSError) and error.errno is not None and status is None:
+        return FileError(
+            f"{constants.HF_HUB_CACHE}: {what} of {repo} cannot be written there ({error.strerror}); "
+            "free some space or set HF_HOME to another place"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    why = (lines[0][:200] if lines else type(error).__name__).rstrip(".")
+    kind = NetworkError if status is not None and status < 500 and status != 429 else _Unreachable
+    return kind(f"{repo}: {what} did not arrive from {hub} ({why}); check the connection and try again")
