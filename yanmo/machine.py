@@ -152,13 +152,13 @@ def measured_peak(dtype: str | torch.dtype = "float32", seconds: float = 1.0) ->
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise InputError(f"dtype {name!r}: the peak is measured for {', '.join(DTYPES)}")
-    start, best = time.perf_counter(), 0.0
+    start, best, shortest = time.perf_counter(), 0.0, 0.0
     for n in (256, 512, 1024, 2048):
         left = seconds - (time.perf_counter() - start)
-        operations = 2 * n**3
-        if best and 4 * operations / best > left:
+        if 2 * 8 * shortest > left:  # eight times the work, once to warm up and once to measure
             break
-        best = max(best, operations / _best_time(_product(name, n), left if n == 2048 else left / 4))
+        shortest = _best_time(_product(name, n), left if n == 2048 else left / 8)
+        best = max(best, 2 * n**3 / shortest)
     return best
 
 
