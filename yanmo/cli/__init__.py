@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,18 +22,23 @@ import typer
 
 from yanmo import __version__
 from yanmo.cli.doctor import doctor
+from yanmo.cli.generate import generate
+from yanmo.cli.tour import tour
 from yanmo.errors import Error
 
 app = typer.Typer(
     name="yanmo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a defect shows Python's own traceback, which can be pasted into a report
+    epilog="Begin with: yanmo tour",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MACHINE = "This machine"
+MAKE, USE, KNOW = "From text to a model", "Using a model", "Knowing the machine"
 
-app.command(rich_help_panel=MACHINE)(doctor)
+app.command(rich_help_panel=MAKE)(tour)
+app.command(rich_help_panel=USE)(generate)
+app.command(rich_help_panel=KNOW)(doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,7 +71,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(args: Sequence[str] | None) -> int:
     """The exit code of one command line."""
     try:
-        app(args, prog_name="yanmo")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args, prog_name="yanmo")
     except SystemExit as end:  # typer has done its part: 0, a usage error (2), or an interrupt (130)
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except KeyboardInterrupt:
@@ -84,6 +92,18 @@ def _run(args: Sequence[str] | None) -> int:
     if code == 130:
         print("\nyanmo: interrupted; run the same command again to go on", file=sys.stderr)
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """One line without the place in our code, which tells a user nothing."""
+    print(f"yanmo: {message}", file=sys.stderr)
 
 
 def _speak_utf8() -> None:

@@ -1,0 +1,165 @@
+"""`yanmo generate`: continue a text with a model.
+
+In: a model, a prompt (argument or standard input), sampling options. Out: the new text on standard output, as it is
+written; with --json everything that is known of it.
+
+    read_prompt     the argument, or standard input
+    visible         control characters that a terminal would obey, as signs
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yanmo.errors import InputError
+
+if TYPE_CHECKING:
+    from yanmo.inference.model import Model
+    from yanmo.inference.text import Generation
+
+LENGTH, CHOICE, OUTPUT = "How long", "Which words", "Output and machine"
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+
+
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a run folder, or a hub id.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="The text to continue; - or nothing reads it from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="New tokens at most.", show_default="256", rich_help_panel=LENGTH)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens at most, the prompt included.", rich_help_panel=LENGTH)
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that ends the writing and is left out; may be repeated.", rich_help_panel=LENGTH),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="0 always takes the likeliest token; above 0 draws, the higher the more freely.",
+            show_default="0",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest.", rich_help_panel=CHOICE)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest whose mass reaches p.", rich_help_panel=CHOICE)
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from those at least p times as likely as the likeliest.", rich_help_panel=CHOICE),
+    ] = None,
+    typical_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from the mass p whose surprise is the expected one.", rich_help_panel=CHOICE),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: avoid tokens of prompt and text.", rich_help_panel=CHOICE)
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="Above 0: avoid tokens of the text.", rich_help_panel=CHOICE)
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, typer.Option(help="The same for each time it was written.", rich_help_panel=CHOICE)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.", rich_help_panel=CHOICE)] = None,
+    n: Annotated[int, typer.Option("--n", help="Texts to write.", rich_help_panel=OUTPUT)] = 1,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(help="Show each token's log-probability and the k likeliest.", rich_help_panel=OUTPUT),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16.", show_default="as the model is stored", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, mps.", show_default="a GPU where there is one", rich_help_panel=OUTPUT),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)] = False,
+) -> None:
+    """Continue a text with a model; only the new text is printed, as it is written."""
+    text = read_prompt(prompt)
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "max_length": max_length,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "seed": seed,
+        "stop": tuple(stop or ()),
+    }
+    import yanmo
+
+    writer = yanmo.load(model, dtype=dtype, device=device)
+    if as_json or n != 1 or logprobs is not None:
+        texts = writer.generations([text], n=n, logprobs=logprobs, **options)[0]
+        if as_json:
+            found = {"model": model, "prompt": text, "texts": [asdict(generation) for generation in texts]}
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            _print_texts(writer, texts)
+    else:
+        _print_stream(writer, text, options)
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The argument, or all of standard input without its last line break (`echo` adds one)."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise InputError("no prompt was given; write it after the model, or - to type it on standard input")
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; convert the text"
+        ) from None
+
+
+def visible(text: str) -> str:
+    """The text for standard output: on a terminal, control characters that it would obey are shown as signs."""
+    return text.translate(CONTROLS) if sys.stdout.isatty() else text
+
+
+def _print_stream(writer: Model, prompt: str, options: dict[str, Any]) -> None:
+    last = "\n"
+    for piece in writer.stream(prompt, **options):
+        sys.stdout.write(visible(piece))
+        sys.stdout.flush()
+        last = piece[-1]
+    if last != "\n":
+        print()
+
+
+def _print_texts(writer: Model, texts: list[Generation]) -> None:
+    """Several texts, a line of dashes between them; under each its tokens, if their probabilities were asked for."""
+    for number, generation in enumerate(texts):
+        if number:
+            print("----")
+        print(visible(generation.text.removesuffix("\n")))
+        for place, logprob in enumerate(generation.logprobs or ()):
+            token = writer.tokenizer.decode([generation.ids[place]], skip_special_tokens=False)
+            likeliest = "  ".join(f"{other!r} {p:.3f}" for other, p in (generation.top or [])[place])
+            print(f"{logprob:9.3f}  {token!r:<20}{likeliest}".rstrip())
