@@ -31,7 +31,7 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPT]",
+            metavar="PROMPT",
             help="The text to continue; - or nothing reads it from standard input.",
             show_default=False,
         ),
