@@ -19,6 +19,9 @@ from yanmo.files import reason
 from yanmo.models.stored import OpenFile, shown
 
 MAX_DIRECTORY_BYTES = 16 * 2**20  # about 200,000 entries; a shard of a public model has a few hundred
+CONVERT = (
+    "convert it once, where you trust it: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
+)
 ENCRYPTED = 0x1 | 0x40
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, 2 sizes, 2 lengths
 
@@ -76,6 +79,8 @@ def read_directory(file: OpenFile) -> dict[str, Entry]:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, struct.error, OverflowError, NotImplementedError) as error:
         raise FileError(f"{file.path}: a damaged zip archive ({reason(error)}); fetch the file again") from None
+    if any(info.filename.partition("/")[2].startswith(("code/", "constants.pkl")) for info in infos):
+        raise FileError(f"{file.path}: a TorchScript program, not a dictionary of tensors; {CONVERT}")
     entries: dict[str, Entry] = {}
     position = 0
     for info in sorted(infos, key=lambda info: info.header_offset):

@@ -3,7 +3,7 @@
 In: a path. Out: the open file and where each of its tensors lies, or a FileError of one sentence.
 
     read_pickle      the zip archive, its data.pkl, and the tensors found in it
-    run              a stack machine over the opcodes: the values that a dictionary of tensors needs, and nothing else
+    run              a stack machine over pickletools' opcodes: what a dictionary of tensors needs, and nothing else
     _call            the three functions it knows, by their effect; any other name is refused and never imported
     _tensors         the dictionary that came out; everything in it must be a tensor
 
@@ -13,6 +13,7 @@ nothing that the file names, and stops after MAX_OPCODES. The data stay in the f
 
 from __future__ import annotations
 
+import io
 import pickletools
 import zlib
 from collections.abc import Callable
@@ -24,14 +25,11 @@ import torch
 
 from yanmo.errors import FileError
 from yanmo.files import reason
-from yanmo.models.archives import Entry, read_directory
+from yanmo.models.archives import CONVERT, Entry, read_directory
 from yanmo.models.stored import OpenFile, Stored, check_stored, open_file, shown
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_OPCODES = 4_000_000  # about 40 for each tensor
-CONVERT = (
-    "convert it once, where you trust it: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
-)
 STORAGES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -49,6 +47,7 @@ ORDERED, REBUILD, PARAMETER = (
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
 )
+CODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 KNOWN = {ORDERED, REBUILD, PARAMETER, *STORAGES}
 
 
@@ -102,8 +101,6 @@ def _read(file: OpenFile) -> dict[str, Stored]:
     if len(roots) != 1:
         raise FileError(f"{file.path}: a zip archive that torch.save did not write (no data.pkl); {CONVERT}")
     root = roots[0]
-    if any(name.startswith((f"{root}code/", f"{root}constants.pkl")) for name in entries):
-        raise FileError(f"{file.path}: a TorchScript program, not a dictionary of tensors; {CONVERT}")
     if f"{root}byteorder" in entries:
         order = _content(file, entries[f"{root}byteorder"], "byteorder", 16)
         if order != b"little":
@@ -156,7 +153,7 @@ def _tensors(top: Any) -> dict[str, _Tensor]:
     if not isinstance(top, dict):
         raise _Refused(f"holds {_kind(top)} and not a dictionary of tensors")
     for key, value in top.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) or any("\ud800" <= c <= "\udfff" for c in key):  # pickle passes half characters
             raise _Refused(f"holds the key {shown(key)}, which is not a name")
         if not isinstance(value, _Tensor):
             raise _Refused(f"holds {_kind(value)} under {shown(key)}, which is not a tensor")
@@ -218,24 +215,28 @@ class _Machine:
 
 def run(pickle: bytes) -> Any:
     """Interpret a pickle; raise _Refused at the first opcode or name that a dictionary of tensors does not need."""
-    machine = _Machine()
-    operations = pickletools.genops(pickle)
-    for count in range(MAX_OPCODES + 1):
-        try:
-            opcode, argument, position = next(operations)
-        except StopIteration:
-            raise _Refused("ends without its last opcode") from None
-        except (ValueError, OverflowError, MemoryError, IndexError, KeyError) as error:
-            raise _Refused(f"is damaged ({reason(error)})") from None
+    machine, stream = _Machine(), io.BytesIO(pickle)
+    for _ in range(MAX_OPCODES):
+        position = stream.tell()
+        opcode = CODES.get(stream.read(1))
+        if opcode is None:
+            damage = "ends without its last opcode" if position == len(pickle) else "holds a byte that is no opcode"
+            raise _Refused(f"{damage} at byte {position:,} of its pickle")
         if opcode.name == "STOP":
             return machine.pop()
-        action = ACTIONS.get(opcode.name)
-        if action is None:
+        if opcode.name not in ACTIONS:
             raise _Refused(f"holds the pickle opcode {opcode.name} at byte {position:,}, which no tensor needs")
-        if count == MAX_OPCODES:
-            break
-        action(machine, argument)
+        ACTIONS[opcode.name](machine, _argument(opcode, stream))
     raise _Refused(f"has more than {MAX_OPCODES:,} pickle opcodes")
+
+
+def _argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
+    try:
+        if opcode.name == "GLOBAL":  # pickletools would interpret escapes in the name, which pickle does not
+            return " ".join(stream.readline().removesuffix(b"\n").decode() for _ in range(2))
+        return opcode.arg and opcode.arg.reader(stream)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise _Refused(f"is damaged ({reason(error)})") from None
 
 
 def _name(machine: _Machine, name: Any) -> None:
