@@ -66,7 +66,6 @@ def everything(text: str) -> str:
         page.sample(text, [(text, text), (text, text)], source=text),
         page.code(text),
         page.commands([(text, text)]),
-        page.details(text, page.paragraph(text)),
         charts.line_chart([charts.Series(text, [(0, 1), (1, 2)])], text, text, text),
         charts.bar_chart([(text, 2.0)], text, unit=text, remark=text),
         charts.heat_maps([(text, [[1.0, 0.0], [0.5, 0.5]])], [text, "b"], text, remark=text),
@@ -194,7 +193,7 @@ def test_labels_tell_ticks_apart() -> None:
 
 
 def test_numbers_stand_right_and_words_left() -> None:
-    text = page.table(["model", "loss", "time"], [["a", 1.5, "12 s"], ["b", None, "3.5 min"]])
+    text = page.table(["model", "loss", "time"], [["a", 1.5, "12 s"], ["b", None, "3 min 5 s"]])
     cells = re.findall(r'<(t[dh])(?: scope="\w+")?( class="n")?>', text)
     assert [bool(kind) for _, kind in cells] == [False, True, True] * 3
 

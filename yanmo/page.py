@@ -5,7 +5,7 @@ well on a phone, on a screen, in the dark and on paper, and shows Chinese and En
 
     document      the page: title, lede, parts, footer; the style sheet is inlined, the network is forbidden
     section       a heading with its parts
-    paragraph, note, code, details
+    paragraph, note, code, commands
     cards         a row of big numbers
     facts         a list of names and values
     table         numbers to the right; scrolls inside its own box
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-NUMERIC = re.compile(r"[-+−–<>≈~ ]*[\d.,]+( ?[%×a-zA-Zµ/]{0,10})?")
+NUMERIC = re.compile(r"[-+−–<>≈~ ]*[\d.,]+( ?[%×a-zA-Zµ/]{0,10})?|\d+ (h|min) \d+ (min|s)")
 HAN = re.compile(r"[㐀-鿿豈-﫿]")
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff￾￿]")
 
@@ -130,11 +130,6 @@ def commands(steps: Sequence[tuple[str, str]]) -> Markup:
     return Markup(f'<ol class="commands">{"".join(items)}</ol>')
 
 
-def details(summary: str, *parts: object) -> Markup:
-    """Parts behind a line that opens on a click; on paper they are open."""
-    return Markup(f"<details><summary>{escape(summary)}</summary>{join(parts)}</details>")
-
-
 def cards(items: Sequence[tuple[str, object, str]]) -> Markup:
     """Big numbers in a row: (label, value, remark)."""
     boxes = []
@@ -178,9 +173,11 @@ def _is_numeric(cells: Sequence[object]) -> bool:
     return bool(seen) and all(plain)
 
 
-def sample(prompt: str, continuations: Sequence[tuple[str, str]], *, source: str = "") -> Markup:
+def sample(
+    prompt: str, continuations: Sequence[tuple[str, str]], *, source: str = "", label: str = "Prompt"
+) -> Markup:
     """A prompt and its continuations as (who wrote it, text); line breaks are kept."""
-    lines = [_voice("Prompt", prompt, "prompt")]
+    lines = [_voice(label, prompt, "prompt")]
     lines += [_voice(who, text, "truth" if index else "written") for index, (who, text) in enumerate(continuations)]
     cite = f'<figcaption class="note">{escape(source)}</figcaption>' if source else ""
     return Markup(f'<figure class="sample">{"".join(lines)}{cite}</figure>')
