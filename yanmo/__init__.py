@@ -19,19 +19,55 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "ConfigError": "yanmo.errors",
+    "Document": "yanmo.corpus.documents",
     "Error": "yanmo.errors",
     "FileError": "yanmo.errors",
+    "Generation": "yanmo.inference.text",
     "InputError": "yanmo.errors",
     "MissingExtra": "yanmo.errors",
+    "Model": "yanmo.inference.model",
     "NetworkError": "yanmo.errors",
+    "Recurrent": "yanmo.models.recurrent",
+    "RecurrentConfig": "yanmo.models.config",
+    "Tokenizer": "yanmo.tokens.tokenizer",
+    "Transformer": "yanmo.models.transformer",
+    "TransformerConfig": "yanmo.models.config",
     "doctor": "yanmo.machine",
+    "load": "yanmo.inference.model",
+    "load_tokenizer": "yanmo.tokens.tokenizer",
 }
 
-__all__ = ["ConfigError", "Error", "FileError", "InputError", "MissingExtra", "NetworkError", "__version__", "doctor"]
+__all__ = [
+    "ConfigError",
+    "Document",
+    "Error",
+    "FileError",
+    "Generation",
+    "InputError",
+    "MissingExtra",
+    "Model",
+    "NetworkError",
+    "Recurrent",
+    "RecurrentConfig",
+    "Tokenizer",
+    "Transformer",
+    "TransformerConfig",
+    "__version__",
+    "doctor",
+    "load",
+    "load_tokenizer",
+]
 
 if TYPE_CHECKING:
+    from yanmo.corpus.documents import Document
     from yanmo.errors import ConfigError, Error, FileError, InputError, MissingExtra, NetworkError
+    from yanmo.inference.model import Model, load
+    from yanmo.inference.text import Generation
     from yanmo.machine import doctor
+    from yanmo.models.config import RecurrentConfig, TransformerConfig
+    from yanmo.models.recurrent import Recurrent
+    from yanmo.models.transformer import Transformer
+    from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
 def __getattr__(name: str) -> Any:
