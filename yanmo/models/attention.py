@@ -1,12 +1,12 @@
 """Attention: softmax(QKᵀ/√d_k)V (Vaswani et al. 2017, §3.2), and what its tokens may see.
 
-    B rows, T query columns, S key columns, H query heads, K key heads, D head width, W width
+B rows, T query columns, S key columns, H query heads, K key heads, D head width, W width
 
-    reference_attention     the formula, in a dozen lines; every faster path is tested equal to it
-    attention               the same through torch's fused kernel
-    positions_of            mask → the position of each token in its own document
-    Visible                 which keys a query sees: padding, packed documents, causality, windows, a cache
-    Attention               the layer: project, turn, (remember,) attend, project
+reference_attention     the formula, in a dozen lines; every faster path is tested equal to it
+attention               the same through torch's fused kernel
+positions_of            mask → the position of each token in its own document
+Visible                 which keys a query sees: padding, packed documents, causality, windows, a cache
+Attention               the layer: project, turn, (remember,) attend, project
 """
 
 from __future__ import annotations

@@ -20,11 +20,19 @@ class Cache:
     """Keys and values of every layer of a decoder."""
 
     def __init__(
-        self, layers: int, rows: int, length: int, kv_heads: int, head_width: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        rows: int,
+        length: int,
+        kv_heads: int,
+        head_width: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
+        # zeros: what is not written yet is hidden by a mask, and hidden times NaN would still be NaN
         shape = (rows, kv_heads, max(length, 1), head_width)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * layers  # cross-attention, computed once
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.longest = 0  # the largest of `lengths`, known without asking the device
@@ -110,5 +118,5 @@ class Cache:
         room = max(length, held + held // 2)
         for tensors in (self.keys, self.values):
             for i, old in enumerate(tensors):
-                tensors[i] = old.new_empty((*old.shape[:2], room, old.shape[3]))
+                tensors[i] = old.new_zeros((*old.shape[:2], room, old.shape[3]))
                 tensors[i][:, :, : self.longest] = old[:, :, : self.longest]

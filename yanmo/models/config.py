@@ -43,7 +43,9 @@ class RopeScaling:
     def __post_init__(self) -> None:
         _check(self.factor >= 1 and math.isfinite(self.factor), "rope scaling factor", self.factor, "1 or more")
         if self.kind in ("yarn", "llama3"):
-            _check(self.original_positions > 0, "the rope scaling's trained length", self.original_positions, "1 or more")
+            _check(
+                self.original_positions > 0, "the rope scaling's trained length", self.original_positions, "1 or more"
+            )
         if self.kind == "llama3":
             _check(
                 0 < self.low_frequency < self.high_frequency,
@@ -122,7 +124,10 @@ class TransformerConfig:
             derive(self, "n_kv_heads", self.n_heads)
         if not self.head_width and self.n_heads > 0:
             _check(
-                self.width % self.n_heads == 0, "width", self.width, f"a multiple of the number of heads, {self.n_heads}"
+                self.width % self.n_heads == 0,
+                "width",
+                self.width,
+                f"a multiple of the number of heads, {self.n_heads}",
             )
             derive(self, "head_width", self.width // self.n_heads)
         if not self.windows:
@@ -196,7 +201,9 @@ def check_transformer(config: TransformerConfig) -> None:
         _check(getattr(c, name) <= MAX_LAYERS, name, getattr(c, name), f"at most {MAX_LAYERS}")
     _check(c.encoder_layers + c.decoder_layers > 0, "the number of layers", 0, "1 or more")
     _check(c.n_heads % c.n_kv_heads == 0, "n_kv_heads", c.n_kv_heads, f"a divisor of n_heads, {c.n_heads}")
-    _check(c.position in ("none", "learned", "sinusoidal", "rotary", "relative"), "position", c.position, "a known kind")
+    _check(
+        c.position in ("none", "learned", "sinusoidal", "rotary", "relative"), "position", c.position, "a known kind"
+    )
     if c.position == "rotary":
         _check(c.head_width % 2 == 0, "head_width", c.head_width, "even for rotary positions")
         _check(c.rope_theta > 0 and math.isfinite(c.rope_theta), "rope_theta", c.rope_theta, "above 0")

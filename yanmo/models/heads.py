@@ -1,13 +1,13 @@
 """What stands on top of the hidden: words, or labels.
 
-    B rows, T columns, W width, V vocabulary, L labels
+B rows, T columns, W width, V vocabulary, L labels
 
-    causal      hidden → words (through the embedding where it is tied)
-    masked      hidden → dense, activation, norm → words (Devlin et al. 2019; RoBERTa the same)
-    sequence    one token of the row → (dense, tanh) → labels
-    token       each token → labels
-    span        each token → start and end
-    none        nothing; an encoder may keep its pooler, so that it is saved as it came
+causal      hidden → words (through the embedding where it is tied)
+masked      hidden → dense, activation, norm → words (Devlin et al. 2019; RoBERTa the same)
+sequence    one token of the row → (dense, tanh) → labels
+token       each token → labels
+span        each token → start and end
+none        nothing; an encoder may keep its pooler, so that it is saved as it came
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The small parts: norms, activations, feed-forward, and the four ways to tell a position.
 
-    B rows, T columns, D head width, W width
+B rows, T columns, D head width, W width
 
-    Norm, FeedForward           x → x
-    sinusoids                   the fixed table of Vaswani et al. 2017, §3.5
-    rotary_frequencies, rotation_at, rotate     rotary positions (Su et al. 2021), halves convention
-    relative_bucket             T5's distance buckets (Raffel et al. 2020, §2.1)
+Norm, FeedForward           x → x
+sinusoids                   the fixed table of Vaswani et al. 2017, §3.5
+rotary_frequencies, rotation_at, rotate     rotary positions (Su et al. 2021), halves convention
+relative_bucket             T5's distance buckets (Raffel et al. 2020, §2.1)
 """
 
 from __future__ import annotations

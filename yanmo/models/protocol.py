@@ -1,6 +1,6 @@
 """What every language model of Yanmo can do. Training, inference and tasks ask for nothing else.
 
-    B rows, T columns of this call, S columns of the memory, W width, V vocabulary
+B rows, T columns of this call, S columns of the memory, W width, V vocabulary
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class RecurrentCache:
 class Recurrent(nn.Module):
     """Embedding → cells → (projection) → words, through the embedding where it is tied."""
 
+    family = "yanmo_recurrent"  # the model_type of its config.json
+
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config

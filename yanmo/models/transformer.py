@@ -148,6 +148,8 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """An encoder, a decoder or an encoder-decoder with a head, as `config` says."""
 
+    family: str = ""  # the model_type under which it was loaded or is to be saved
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,7 +1,7 @@
-"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): encoders, norm after each part.
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2020): encoders, norm after a part.
 
-RoBERTa is BERT with positions that start after the padding id, other names for its heads, and a sequence head that keeps
-its dense layer in the head where BERT keeps it in the pooler.
+RoBERTa is BERT with positions that start after the padding id, other names for its heads, and a sequence head that
+keeps its dense layer in the head where BERT keeps it in the pooler.
 """
 
 from __future__ import annotations
@@ -9,8 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from yanmo.models.config import Head, TransformerConfig
-from yanmo.models.families.table import Family, Foreign, Rule, foreign_activation, linear, norm, one_or_all, same
-from yanmo.models.families.table import write_labels
+from yanmo.models.families.table import (
+    Family,
+    Foreign,
+    Rule,
+    foreign_activation,
+    linear,
+    norm,
+    one_or_all,
+    same,
+    write_labels,
+)
 
 
 def _read(f: Foreign, head: Head, *, roberta: bool) -> TransformerConfig:
@@ -108,6 +117,14 @@ def _encoder(c: TransformerConfig) -> list[Rule]:
     return table
 
 
+def _words(c: TransformerConfig, theirs: str) -> list[Rule]:
+    """Bias and, where it is not the embedding, matrix of the words; untied, the bias in use is the decoder's."""
+    if c.tie_embeddings:
+        return [same(f"{theirs}.bias", "head.bias", f"{theirs}.decoder.bias")]
+    bias = Rule(f"{theirs}.decoder.bias", ("head.bias",), others=(f"{theirs}.bias",), copies=(f"{theirs}.bias",))
+    return [bias, same(f"{theirs}.decoder.weight", "head.weight")]
+
+
 def bert_rules(c: TransformerConfig) -> list[Rule]:
     """Their names ↔ ours."""
     table = _encoder(c)
@@ -116,9 +133,7 @@ def bert_rules(c: TransformerConfig) -> list[Rule]:
     if c.head == "masked":
         table += linear("cls.predictions.transform.dense", "head.dense", bias=True)
         table += norm("cls.predictions.transform.LayerNorm", "head.norm")
-        table.append(same("cls.predictions.bias", "head.bias", "cls.predictions.decoder.bias"))
-        if not c.tie_embeddings:
-            table.append(same("cls.predictions.decoder.weight", "head.weight"))
+        table += _words(c, "cls.predictions")
     if c.labels:
         table += linear("qa_outputs" if c.head == "span" else "classifier", "head.out", bias=True)
     return table
@@ -132,9 +147,7 @@ def roberta_rules(c: TransformerConfig) -> list[Rule]:
     if c.head == "masked":
         table += linear("lm_head.dense", "head.dense", bias=True)
         table += norm("lm_head.layer_norm", "head.norm")
-        table.append(same("lm_head.bias", "head.bias", "lm_head.decoder.bias"))
-        if not c.tie_embeddings:
-            table.append(same("lm_head.decoder.weight", "head.weight"))
+        table += _words(c, "lm_head")
     if c.head == "sequence":
         table += linear("classifier.dense", "head.dense", bias=True)
         table += linear("classifier.out_proj", "head.out", bias=True)

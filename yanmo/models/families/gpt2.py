@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from yanmo.models.config import Head, TransformerConfig
-from yanmo.models.families.table import Family, Foreign, Rule, foreign_activation, linear, norm, one_or_all, same
-from yanmo.models.families.table import write_labels
+from yanmo.models.families.table import (
+    Family,
+    Foreign,
+    Rule,
+    foreign_activation,
+    linear,
+    norm,
+    one_or_all,
+    same,
+    write_labels,
+)
 
 HEADS = {
     "none": "GPT2Model",
@@ -108,7 +117,13 @@ def rules(c: TransformerConfig) -> list[Rule]:
 FAMILY = Family(
     model_type="gpt2",
     heads=HEADS,
-    prefixes={"none": "", "causal": "transformer.", "sequence": "transformer.", "token": "transformer.", "span": "transformer."},
+    prefixes={
+        "none": "",
+        "causal": "transformer.",
+        "sequence": "transformer.",
+        "token": "transformer.",
+        "span": "transformer.",
+    },
     read_config=read_config,
     write_config=write_config,
     rules=rules,

@@ -9,8 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from yanmo.models.config import Head, RopeScaling, TransformerConfig
-from yanmo.models.families.table import Family, Foreign, Rule, foreign_activation, linear, norm, one_or_all, same
-from yanmo.models.families.table import write_labels
+from yanmo.models.families.table import (
+    Family,
+    Foreign,
+    Rule,
+    foreign_activation,
+    linear,
+    norm,
+    one_or_all,
+    same,
+    write_labels,
+)
 
 # what a missing key means, where the families differ
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -105,7 +114,9 @@ def read_rope(f: Foreign, positions: int) -> tuple[float, RopeScaling | None]:
     kind = rope.get("rope_type", None) or rope.get("type", None) or "default"
     rope.get("type", None)
     rope.only("partial_rotary_factor", 1.0, 1)
-    trained = rope.int("original_max_position_embeddings", f.values.get("original_max_position_embeddings") or positions)
+    trained = rope.int(
+        "original_max_position_embeddings", f.values.get("original_max_position_embeddings") or positions
+    )
     f.used.add("original_max_position_embeddings")
     scaling = None if kind == "default" else _read_scaling(rope, kind, trained)
     rope.finish(allow_unknown=False)
@@ -228,6 +239,7 @@ def rules(c: TransformerConfig) -> list[Rule]:
 
 
 def _family(model_type: str, name: str) -> Family:
+    span_prefix = "model." if model_type == "mistral" else "transformer."
     return Family(
         model_type=model_type,
         heads={
@@ -237,7 +249,7 @@ def _family(model_type: str, name: str) -> Family:
             "token": f"{name}ForTokenClassification",
             "span": f"{name}ForQuestionAnswering",
         },
-        prefixes={"none": "", "causal": "model.", "sequence": "model.", "token": "model.", "span": "transformer."},
+        prefixes={"none": "", "causal": "model.", "sequence": "model.", "token": "model.", "span": span_prefix},
         read_config=read_config,
         write_config=lambda c: _write(c, model_type),
         rules=rules,

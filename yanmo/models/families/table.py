@@ -1,8 +1,8 @@
 """What a family is made of, and the reader of a foreign config.json.
 
-    Foreign     config.json: each key is used, inert for a stated reason, or an error
-    Rule        one tensor of theirs ↔ one or several of ours
-    Family      read_config, write_config, rules: a checkpoint family as data
+Foreign     config.json: each key is used, inert for a stated reason, or an error
+Rule        one tensor of theirs ↔ one or several of ours
+Family      read_config, write_config, rules: a checkpoint family as data
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ INERT: dict[str, str] = {
     "unsloth_fixed": "the library that wrote the file",
 }
 # Options of generation that older files keep in config.json; the caller of `generate` chooses them.
-INERT |= dict.fromkeys(
-    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p "
-    "typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
-    "num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id "
-    "remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens "
-    "cross_attention_hidden_size".split(),
-    "options for generation",
-)
+_GENERATION = """
+max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+cross_attention_hidden_size
+"""
+INERT |= dict.fromkeys(_GENERATION.split(), "options for generation")
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -94,7 +94,13 @@ _ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "tanh": "tanh",
 }
-_FOREIGN_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu_squared": "relu2", "silu": "silu"}
+_FOREIGN_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "relu": "relu",
+    "relu_squared": "relu2",
+    "silu": "silu",
+}
 _FOREIGN_ACTIVATIONS["tanh"] = "tanh"
 _PROBLEMS = {"regression": "regression", "single_label_classification": "single_label"}
 _PROBLEMS["multi_label_classification"] = "multi_label"
@@ -178,8 +184,10 @@ class Foreign:
         if head not in ("sequence", "token", "span"):
             return {}
         names = self.get("id2label", None)
+        if head == "span" and isinstance(names, dict) and len(names) != 2:
+            names = {"0": "LABEL_0", "1": "LABEL_1"}  # start and end; BART's files keep the labels of another head
         if names is None:
-            count = self.int("num_labels", default)
+            count = 2 if head == "span" else self.int("num_labels", default)
             if not 0 < count <= 1_000_000:
                 raise self.error(f"num_labels is {count}, and must be from 1 to 1,000,000")
             names = {str(i): f"LABEL_{i}" for i in range(count)}
@@ -208,7 +216,7 @@ class Foreign:
 class Rule:
     """One tensor of theirs ↔ one or several of ours.
 
-    theirs: the name; `~` stands for the prefix of the base model. others: names that hold the same tensor in some files.
+    theirs: the name; `~` stands for the prefix of the base model. others: names of the same tensor in some files.
     ours: several names mean that theirs is their concatenation along the first axis (after the transpose).
     """
 
@@ -216,11 +224,13 @@ class Rule:
     ours: tuple[str, ...]
     transpose: bool = False
     others: tuple[str, ...] = ()
+    lead: bool = False  # theirs has a leading axis of size 1
+    copies: tuple[str, ...] = ()  # names under which it is written once more, since their reader asks for them
 
 
-def same(theirs: str, ours: str, *others: str, transpose: bool = False) -> Rule:
+def same(theirs: str, ours: str, *others: str, transpose: bool = False, lead: bool = False) -> Rule:
     """One tensor, under two names."""
-    return Rule(theirs, (ours,), transpose, others)
+    return Rule(theirs, (ours,), transpose, others, lead)
 
 
 def linear(theirs: str, ours: str, *, bias: bool, transpose: bool = False) -> list[Rule]:
@@ -240,8 +250,8 @@ class Family:
     """A family of public checkpoints.
 
     heads: head → class name in the field's files. prefixes: head → prefix of the base model's names ("" for none).
-    ignored: (regular expression of a name, reason). optional: fields that the weights decide, as (field, value, name):
-    where `name` is absent from the file the field takes `value`.
+    ignored: (regular expression of a name, reason). optional: fields of a model without a head that the weights decide,
+    as (field, value, name): where `name` is absent from the file the field takes `value`.
     """
 
     model_type: str

@@ -1,0 +1,216 @@
+"""The plain reference of generation: one step after the other, nothing hidden.
+
+    B rows, T columns, V vocabulary
+
+In: prompts as ids. Out: a generator of steps, each with the new id of every row that is still writing.
+
+    Options, Ends     what the caller wants; what the model's folder says
+    generate_ids      prompts → steps: prefill, then one token per row and step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yanmo.errors import InputError
+from yanmo.inference.sampling import Sampling, choose, generators_for, penalise
+from yanmo.models.protocol import LanguageModel
+
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the caller wants. max_length counts the prompt, as in transformers; max_new_tokens does not."""
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int | None = None
+    n: int = 1  # texts per prompt
+    logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_length is not None:
+            raise InputError("max_new_tokens and max_length both limit the text; give one of them")
+        for name, low in (("max_new_tokens", 0), ("max_length", 1), ("n", 1), ("logprobs", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+                raise InputError(f"{name} is {value!r}, and must be a whole number, at least {low}")
+
+    def new_tokens(self, prompt: int) -> int:
+        """How many tokens may follow a prompt of this length."""
+        if self.max_length is not None:
+            if prompt >= self.max_length:
+                raise InputError(
+                    f"the prompt has {prompt} tokens and max_length is {self.max_length}, which counts the prompt; raise it"
+                )
+            return self.max_length - prompt
+        return DEFAULT_NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What the model's folder says about where texts start and end."""
+
+    eos_ids: frozenset[int] = frozenset()
+    start_id: int | None = None  # of the decoder of an encoder-decoder
+    never_ids: tuple[int, ...] = ()
+    forced_first_id: int | None = None
+    forced_last_id: int | None = None
+
+
+@dataclass
+class Token:
+    """One new token of one row. `top`: the likeliest ids with their natural logarithms, under the model alone."""
+
+    row: int
+    id: int
+    logprob: float = 0.0
+    top: list[tuple[int, float]] = field(default_factory=list)
+    finish: str = ""  # "stop" with an end token, "length" with the last one that was allowed
+
+
+def generate_ids(
+    network: LanguageModel, prompts: Sequence[Sequence[int]], options: Options, ends: Ends
+) -> Iterator[list[Token]]:
+    """Yield for each step the new tokens of the rows still writing; row = prompt · n + sample.
+
+    Send a list of rows into the generator to end them early (a stop string that the caller saw).
+    """
+    prompts = [list(p) for p in prompts for _ in range(options.n)]
+    generators = generators_for(options.seed, len(prompts) // options.n, options.n)
+    texts: list[list[int]] = [[] for _ in prompts]
+    state = _Start(network, prompts, options, ends)
+    active = [row for row in range(len(prompts)) if state.limits[row] > 0]
+    logits = state.logits
+    if len(active) < len(prompts):
+        logits = logits[torch.tensor(active, dtype=torch.long, device=logits.device)]
+        state.keep(active)
+    while active:
+        scores = _scores(logits, active, prompts, texts, state, options, ends)
+        ids = choose(scores, options.sampling, [generators[row] for row in active]).tolist()
+        tokens = _tokens(active, ids, logits, options)
+        for token in tokens:
+            texts[token.row].append(token.id)
+            if token.id in ends.eos_ids:
+                token.finish = "stop"
+            elif len(texts[token.row]) >= state.limits[token.row]:
+                token.finish = "length"
+        ended = yield tokens
+        done = {t.row for t in tokens if t.finish} | set(ended or ())
+        kept = [place for place, row in enumerate(active) if row not in done]
+        if not kept:
+            return
+        if len(kept) < len(active):
+            active, ids = [active[k] for k in kept], [ids[k] for k in kept]
+            state.keep(kept)
+        logits = state.step(ids)
+
+
+class _Start:
+    """The memory and cache after the prompts; `step` feeds one token per row and returns the next logits (B, V)."""
+
+    def __init__(self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends) -> None:
+        self.network = network
+        self.device = next(network.parameters()).device  # type: ignore[attr-defined]
+        self.memory = self.memory_mask = None
+        ids, mask = pad(prompts, self.device)
+        lengths = [len(p) for p in prompts]
+        if network.config.kind == "encoder-decoder":
+            self.memory, self.memory_mask = network.encode(ids, mask), mask
+            if ends.start_id is None:
+                raise InputError("the model does not say with which token its decoder starts (decoder_start_token_id)")
+            ids = torch.full((len(prompts), 1), ends.start_id, device=self.device)
+            mask, lengths = None, [1] * len(prompts)
+        if not min(lengths, default=1):
+            raise InputError("an empty prompt, and a tokenizer without a token to begin with; write something")
+        room = (
+            network.config.max_positions if getattr(network.config, "position", "") in ("learned", "sinusoidal") else 0
+        )
+        if room and max(lengths) >= room:
+            raise InputError(f"the prompt has {max(lengths)} tokens, the model has positions for {room}; shorten it")
+        self.limits = [min(options.new_tokens(n), room - n if room else 2**62) for n in lengths]
+        self.cache: Any = network.new_cache(len(prompts), max(lengths) + min(max(self.limits), 4096))
+        self.logits = self._decode(ids, mask)
+
+    def _decode(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = self.network.decode(ids, mask, memory=self.memory, memory_mask=self.memory_mask, cache=self.cache)
+        if mask is None:
+            last = hidden[:, -1]
+        else:
+            order = torch.arange(ids.shape[1], device=ids.device)
+            column = torch.where(mask > 0, order, -1).amax(1)
+            last = hidden[torch.arange(len(ids), device=ids.device), column]
+        return self.network.logits(last).float()
+
+    def step(self, ids: list[int]) -> Tensor:
+        """Feed one id per row."""
+        return self._decode(torch.tensor(ids, device=self.device)[:, None], None)
+
+    def keep(self, places: list[int]) -> None:
+        """Drop the rows that have ended."""
+        rows = torch.tensor(places, dtype=torch.long, device=self.device)
+        self.cache.select(rows)
+        if self.memory is not None and self.memory_mask is not None:
+            self.memory, self.memory_mask = self.memory[rows], self.memory_mask[rows]
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
+    """Return ids (B, T), shorter rows filled on the right with 0, and their mask (None where all are equally long)."""
+    length = max((len(r) for r in rows), default=0)
+    ids = torch.zeros((len(rows), length), dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for row, values in enumerate(rows):
+        ids[row, : len(values)] = torch.tensor(list(values), dtype=torch.long)
+        mask[row, : len(values)] = 1
+    even = all(len(r) == length for r in rows)
+    return ids.to(device), None if even else mask.to(device)
+
+
+def _scores(
+    logits: Tensor,
+    active: list[int],
+    prompts: list[list[int]],
+    texts: list[list[int]],
+    state: _Start,
+    options: Options,
+    ends: Ends,
+) -> Tensor:
+    """The logits after penalties and after what the model's folder forbids or forces."""
+    scores = logits
+    if options.sampling.penalises:
+        # an encoder-decoder repeats its own text; the source may well be repeated
+        before = [
+            [ends.start_id] if state.memory is not None and ends.start_id is not None else prompts[r] for r in active
+        ]
+        scores = penalise(scores, before, [texts[r] for r in active], options.sampling)
+    if ends.never_ids:
+        scores = scores.clone() if scores is logits else scores
+        scores[:, list(ends.never_ids)] = -torch.inf
+    for place, row in enumerate(active):
+        forced = None
+        if ends.forced_first_id is not None and not texts[row]:
+            forced = ends.forced_first_id
+        elif ends.forced_last_id is not None and len(texts[row]) + 1 == state.limits[row]:
+            forced = ends.forced_last_id
+        if forced is not None:
+            scores = scores.clone() if scores is logits else scores
+            scores[place] = -torch.inf
+            scores[place, forced] = 0.0
+    return scores
+
+
+def _tokens(active: list[int], ids: list[int], logits: Tensor, options: Options) -> list[Token]:
+    if options.logprobs is None:
+        return [Token(row, id) for row, id in zip(active, ids)]
+    shares = logits.log_softmax(-1)
+    chosen = shares.gather(1, torch.tensor(ids, device=shares.device)[:, None]).squeeze(1).tolist()
+    top = shares.topk(min(options.logprobs, shares.shape[-1]), dim=-1)
+    pairs = [list(zip(i, v)) for i, v in zip(top.indices.tolist(), top.values.tolist())]
+    return [Token(row, id, p, best) for row, id, p, best in zip(active, ids, chosen, pairs)]

@@ -1,0 +1,317 @@
+"""A model that is ready to use: network, tokenizer, and what its folder says. This is what `yanmo.load` returns.
+
+load            a hub id, a model folder, a run folder → Model
+Model           logits, hidden, attentions; generate, stream; save
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yanmo.errors import FileError, InputError, nearest
+from yanmo.files import atomic_folder, write_atomic, write_json
+from yanmo.hub import resolve
+from yanmo.inference.defaults import read_ends
+from yanmo.inference.generate import Ends, Options, Token, generate_ids
+from yanmo.inference.sampling import Sampling
+from yanmo.inference.text import Generation, TextRow
+from yanmo.models.checkpoint import Network, load_network, save_network
+from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
+from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
+
+Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    head: Head | None = None,
+    labels: Sequence[str] = (),
+    allow_unknown: bool = False,
+) -> Model:
+    """Load a model folder, a run folder, or a hub id (downloaded once, then read from the cache).
+
+    dtype: None keeps the stored one. device: None takes a GPU where there is one. head: see checkpoint.load_network.
+    Raises yanmo.Error with the file, the value and the remedy.
+    """
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is {dtype!r}, and must be one of {', '.join(DTYPES)}")
+        dtype = DTYPES[dtype]
+    folder = resolve(str(path_or_id), revision=revision)
+    if not folder.is_dir():
+        raise FileError(f"{folder}: one file, where a model folder is needed")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = load_network(
+        folder, dtype=dtype, device=device, head=head, labels=tuple(labels), allow_unknown=allow_unknown
+    )
+    tokenizer = _tokenizer(folder)
+    if tokenizer is not None and tokenizer.vocab_size > network.config.vocab_size:
+        warnings.warn(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {network.config.vocab_size:,}; "
+            "a text that uses the rest is refused",
+            stacklevel=2,
+        )
+    return Model(network, tokenizer, read_ends(folder, network.config), folder)
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The folder's tokenizer, or None where it holds no file of one (a damaged one is an error)."""
+    names = {p.name for p in folder.iterdir()}
+    known = {"tokenizer.json", "vocab.json", "vocab.txt", "encoder.json"}
+    if names & known or any(n.endswith((".model", ".spm")) for n in names):
+        return load_tokenizer(folder)
+    return None
+
+
+class Model:
+    """A network with its tokenizer."""
+
+    def __init__(
+        self, network: Network, tokenizer: Tokenizer | None, ends: Ends | None = None, folder: Path | None = None
+    ) -> None:
+        self.network = network
+        self._tokenizer = tokenizer
+        self.ends = read_ends(None, network.config) if ends is None else ends
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        config, count = self.config, sum(p.numel() for p in self.network.parameters())
+        return f"Model({self.network.family or type(self.network).__name__}, {config.kind}, {count:,} parameters)"
+
+    @property
+    def config(self) -> TransformerConfig | RecurrentConfig:
+        """The definition of the network."""
+        return self.network.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; a folder without one is an error here, not when it is loaded."""
+        if self._tokenizer is None:
+            raise FileError(
+                f"{self.folder}: no tokenizer there (tokenizer.json, vocab or .model); copy it into the folder"
+            )
+        return self._tokenizer
+
+    @torch.inference_mode()
+    def logits(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+        """Return the scores (batch, position, vocabulary) in float32.
+
+        ids: numbers (batch, position) or one list of them; mask: 0 for padding, k for the k-th document of the row.
+        An encoder-decoder reads `ids` and scores what follows each of `decoder_ids`.
+        """
+        return self.network.logits(self._hidden(ids, mask, decoder_ids)).float()
+
+    @torch.inference_mode()
+    def hidden(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+        """Return the last hidden vectors (batch, position, width) in float32; of the encoder where no decoder_ids are."""
+        return self._hidden(ids, mask, decoder_ids, encoder_alone=decoder_ids is None).float()
+
+    @torch.inference_mode()
+    def scores(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+        """Return the scores of a label head in float32: sequence (batch, labels), token and span (batch, position, labels).
+
+        An encoder-decoder whose head reads the decoder feeds it `ids` shifted right by its start token.
+        """
+        network, tensor = self.network, self._tensor(ids, "ids")
+        if not hasattr(network, "scores"):
+            raise InputError("a recurrent language model has no label head")
+        marks = self._mask(mask, tensor)
+        if self.config.kind == "encoder-decoder" and decoder_ids is None:
+            decoder_ids = torch.roll(tensor, 1, 1)
+            decoder_ids[:, 0] = self.config.decoder_start_id or 0  # type: ignore[union-attr]
+        hidden = self._hidden(tensor, marks, decoder_ids)
+        return network.scores(hidden, tensor, marks).float()  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def attentions(self, ids: Ids, mask: Ids | None = None) -> list[Tensor]:
+        """Return the attention weights (batch, head, query, key) of each layer over one text, by the reference formula."""
+        tensor, record = self._tensor(ids, "ids"), []
+        if isinstance(self.network.config, RecurrentConfig):
+            raise InputError("a recurrent model has no attention")
+        run = self.network.encode if self.network.encoder is not None else self.network.decode  # type: ignore[union-attr]
+        run(tensor, self._mask(mask, tensor), record=record)
+        return record
+
+    def _hidden(self, ids: Ids, mask: Ids | None, decoder_ids: Ids | None, *, encoder_alone: bool = False) -> Tensor:
+        tensor = self._tensor(ids, "ids")
+        marks, kind = self._mask(mask, tensor), self.config.kind
+        if kind == "decoder":
+            if decoder_ids is not None:
+                raise InputError("decoder_ids are for encoder-decoders; this model is a decoder alone")
+            return self.network.decode(tensor, marks)
+        if kind == "encoder" or encoder_alone:
+            if decoder_ids is not None:
+                raise InputError("decoder_ids are for encoder-decoders; this model is an encoder alone")
+            return self.network.encode(tensor, marks)
+        if decoder_ids is None:
+            raise InputError("an encoder-decoder needs decoder_ids: the tokens after which it is to score the next one")
+        target = self._tensor(decoder_ids, "decoder_ids", self.config.output_size)
+        memory = self.network.encode(tensor, marks)
+        return self.network.decode(target, memory=memory, memory_mask=marks)
+
+    def _tensor(self, ids: Ids, name: str, size: int = 0) -> Tensor:
+        size = size or self.config.vocab_size
+        try:
+            tensor = torch.as_tensor(ids)
+        except (ValueError, TypeError, RuntimeError, OverflowError):
+            raise InputError(f"{name} must be numbers in rows of equal length; pad them and pass a mask") from None
+        tensor = tensor[None] if tensor.ndim == 1 else tensor
+        if tensor.ndim != 2 or tensor.numel() == 0 or tensor.is_floating_point() or tensor.is_complex():
+            raise InputError(
+                f"{name} must be whole numbers (batch, position), found {list(tensor.shape)} {tensor.dtype}"
+            )
+        tensor = tensor.to(self.network.device, torch.long)
+        low, high = int(tensor.min()), int(tensor.max())
+        if low < 0 or high >= size:
+            raise InputError(f"{name} holds {low if low < 0 else high}, and the model has the tokens 0 to {size - 1}")
+        return tensor
+
+    def _mask(self, mask: Ids | None, ids: Tensor) -> Tensor | None:
+        if mask is None:
+            return None
+        tensor = torch.as_tensor(mask)
+        tensor = (tensor[None] if tensor.ndim == 1 else tensor).to(ids)
+        if tensor.shape != ids.shape or bool((tensor < 0).any()):
+            raise InputError(
+                f"mask is {list(tensor.shape)}, and must be {list(ids.shape)} like ids, of numbers from 0 on"
+            )
+        return tensor
+
+    def generate(self, prompt: str | Sequence[str], *, stop: str | Sequence[str] = (), **options: Any) -> Any:
+        """Continue a prompt (or several at once, each as it would be alone) and return the new text.
+
+        Options: max_new_tokens (256) or max_length (prompt included), temperature (0: greedy; above: samples), top_k,
+        top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, stop (strings that end the
+        text and are left out), seed, n (texts per prompt), logprobs (k: return Generation objects with probabilities).
+        Returns a string for a string, a list for a list; lists of n where n is given.
+        """
+        several, prompts = not isinstance(prompt, str), [prompt] if isinstance(prompt, str) else list(prompt)
+        rich = options.get("logprobs") is not None
+        groups: list[Any] = [
+            [g if rich else g.text for g in group] for group in self.generations(prompts, stop=stop, **options)
+        ]
+        if "n" not in options:
+            groups = [group[0] for group in groups]
+        return groups if several else groups[0]
+
+    def generations(
+        self, prompts: Sequence[str], *, stop: str | Sequence[str] = (), **options: Any
+    ) -> list[list[Generation]]:
+        """The same as `generate`, with everything that is known of each text: n of them for each prompt."""
+        chosen = _options(options)
+        if not prompts:
+            return []
+        rows = self._rows(prompts, chosen, stop)
+        for _ in self._run(rows, chosen):
+            pass
+        texts = [row.generation() for row in rows]
+        return [texts[i : i + chosen.n] for i in range(0, len(texts), chosen.n)]
+
+    def stream(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
+        """Continue one prompt piece by piece; no piece splits a character, and their sum is what `generate` returns."""
+        chosen = _options(options)
+        if chosen.n != 1:
+            raise InputError(f"n is {chosen.n}, and a stream has one text; use generate")
+        rows = self._rows([prompt], chosen, stop)
+        for _ in self._run(rows, chosen):
+            piece = rows[0].take()
+            if piece:
+                yield piece
+        rest = rows[0].take()
+        if rest:
+            yield rest
+
+    def _rows(self, prompts: Sequence[str], options: Options, stop: str | Sequence[str]) -> list[TextRow]:
+        primed = self.config.kind == "decoder"
+        stops = _stops(stop)
+        encoded = [self._encode(p) for p in prompts]
+        return [TextRow(self.tokenizer, e, stops, primed=primed) for e in encoded for _ in range(options.n)]
+
+    def _encode(self, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise InputError(f"a prompt is a string, not {type(prompt).__name__}")
+        ids = self.tokenizer.encode(prompt)
+        size = self.config.vocab_size
+        if any(i >= size for i in ids):
+            raise InputError(
+                f"the tokenizer gives the token {max(ids)}, and the model has {size:,}; they do not belong together"
+            )
+        if not ids and self.config.kind == "decoder":  # nothing to begin with: the token that begins or ends texts
+            first = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+            ids = [] if first is None else [first]
+        return ids
+
+    def _run(self, rows: list[TextRow], options: Options) -> Iterator[list[Token]]:
+        """Drive the reference loop, feed the rows, and end those whose text holds a stop string."""
+        if self.config.kind == "encoder" or self.config.head != "causal":
+            raise InputError(f"a model with the head {self.config.head!r} ({self.config.kind}) does not write text")
+        prompt_ids = [rows[i].prompt for i in range(0, len(rows), options.n)]
+        with torch.inference_mode():
+            steps = generate_ids(self.network, prompt_ids, options, self.ends)
+            ended: list[int] | None = None
+            while True:
+                try:
+                    tokens = steps.send(ended)  # type: ignore[arg-type]
+                except StopIteration:
+                    break
+                for token in tokens:
+                    rows[token.row].push(token, is_end=token.id in self.ends.eos_ids, rich=options.logprobs is not None)
+                ended = [t.row for t in tokens if rows[t.row].finish]
+                yield tokens
+        for row in rows:
+            row.close()
+
+    def save(self, path: str | Path, *, card: str = "", family: str = "") -> None:
+        """Write a model folder that Yanmo and transformers open: complete, or not at all.
+
+        card: the text of README.md. family: another public format than the one it came in.
+        """
+        with atomic_folder(path) as folder:
+            save_network(self.network, folder, family=family)
+            if self._tokenizer is not None:
+                self._tokenizer.save(folder)
+            write_json(folder / "generation_config.json", _generation_values(self.ends, self.config))
+            if card:
+                write_atomic(folder / "README.md", card)
+
+
+def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(s, str) and s for s in stops):
+        raise InputError(f"stop is {stop!r}, and must be a string or several, none of them empty")
+    return stops
+
+
+def _options(options: dict[str, Any]) -> Options:
+    known = [*SAMPLING, *(k for k in Options.__dataclass_fields__ if k != "sampling")]
+    unknown = [k for k in options if k not in known]
+    if unknown:
+        raise InputError(f"generate has no option {unknown[0]!r}{nearest(unknown[0], [*known, 'stop'])}")
+    sampling = Sampling(**{k: v for k, v in options.items() if k in SAMPLING and v is not None})
+    return Options(sampling=sampling, **{k: v for k, v in options.items() if k not in SAMPLING and v is not None})
+
+
+def _generation_values(ends: Ends, config: TransformerConfig | RecurrentConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "bos_token_id": config.bos_id,
+        "eos_token_id": sorted(ends.eos_ids) if len(ends.eos_ids) > 1 else next(iter(ends.eos_ids), None),
+        "pad_token_id": config.pad_id,
+        "decoder_start_token_id": ends.start_id,
+        "forced_bos_token_id": ends.forced_first_id,
+        "forced_eos_token_id": ends.forced_last_id,
+        "bad_words_ids": [[i] for i in ends.never_ids] or None,
+    }
+    return {k: v for k, v in values.items() if v is not None}
