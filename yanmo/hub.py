@@ -194,7 +194,7 @@ def _download(repo: str, revision: str, want: Want) -> Path:
         try:
             folder = _cached(repo, revision, want)
         except Error:
-            raise error from None
+            raise NetworkError(str(error)) from None
         warnings.warn(f"{error}; until then its copy in the cache is used", stacklevel=4)
         return folder
     names = needed(repository.files, want, f"{repo} at {constants.ENDPOINT}")
@@ -246,7 +246,9 @@ def _ask_hub(repo: str, revision: str) -> _Repository:
         }
         commit = info.sha
     except Exception as error:  # of a foreign library, whose classes differ between its versions
-        raise _sentence(error, repo, revision, "its list of files") from None
+        sentence, status = _sentence(error, repo, revision, "its list of files"), _status(error)
+        silent = isinstance(sentence, NetworkError) and (status is None or status >= 500 or status == 429)
+        raise _Unreachable(str(sentence)) if silent else sentence from None
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not files:
         raise NetworkError(f"{repo}: {constants.ENDPOINT} answers without a commit and files; check HF_ENDPOINT")
     return _Repository(repo, revision, commit, files)
@@ -347,7 +349,7 @@ def _sentence(error: Exception, repo: str, revision: str, what: str) -> Error:
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # "not in the cache either": the reason is underneath
     hub = constants.ENDPOINT
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if isinstance(error, errors.RevisionNotFoundError):
         return NetworkError(f"{repo}: no revision {revision!r} at {hub}; check the name of the branch, tag or commit")
     if isinstance(error, errors.GatedRepoError):
@@ -366,5 +368,9 @@ def _sentence(error: Exception, repo: str, revision: str, what: str) -> Error:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = (lines[0][:200] if lines else type(error).__name__).rstrip(".")
-    kind = NetworkError if status is not None and status < 500 and status != 429 else _Unreachable
-    return kind(f"{repo}: {what} did not arrive from {hub} ({why}); check the connection and try again")
+    return NetworkError(f"{repo}: {what} did not arrive from {hub} ({why}); check the connection and try again")
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status of an answer of the hub; None where there was no answer."""
+    return getattr(getattr(error, "response", None), "status_code", None)
