@@ -3,6 +3,7 @@
 In: the bytes of a file. Out: `PieceModel`, or a FileError.
 
     read_model     parse the protobuf, check its pieces and its table of characters
+    parse_model    the same for bytes
     open_model     the library's processor over it
 
 The library trusts two things in a model that a damaged file can get wrong: the double-array trie of its normalizer
@@ -58,7 +59,11 @@ def open_model(model: PieceModel, *, prefix: bool = True) -> sentencepiece.Sente
 
 def read_model(path: Path) -> PieceModel:
     """Read and check a .model."""
-    data = read_bytes(path, MAX_JSON_BYTES)
+    return parse_model(path, read_bytes(path, MAX_JSON_BYTES))
+
+
+def parse_model(path: Path, data: bytes) -> PieceModel:
+    """Check the bytes of a .model; `path` is named in errors."""
     pieces: list[str] = []
     scores: list[float] = []
     types: list[int] = []
