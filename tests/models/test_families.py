@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import DECODERS, ENCODERS, HEADS, PAIRS, VARIANTS, make, random_ids, reopen
+from tests.models.tiny import DECODERS, ENCODERS, HEADS, PAIRS, VARIANTS, make, random_ids, reopen
 
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Options, generate_ids
