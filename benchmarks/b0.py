@@ -28,14 +28,14 @@ ROW = Row(
 )
 
 
-def run(peer: str, repeats: int) -> Result:
-    """Measure against one of ROW.goals."""
+def run(peer: str, repeats: int, **sizes: int) -> Result:
+    """Measure against one of ROW.goals; `sizes` other than GPT-2's are for trying the script."""
     import torch
 
     transformers = need("transformers", "bench", f"the benchmark {ROW.name}")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        _make(transformers, folder)
+        make_model(transformers, folder, **sizes)
         theirs = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
         ours = yanmo.load(folder, dtype="float32", device="cpu")
         prompt = bytes(range(33, 33 + PROMPT_TOKENS)).decode()  # one token for each byte
@@ -71,12 +71,13 @@ def _rate(write: Any) -> Any:
     return once
 
 
-def _make(transformers: Any, folder: Path) -> None:
+def make_model(transformers: Any, folder: Path, **sizes: int) -> None:
     """Save a random GPT-2 and a tokenizer of its size in which each byte is a token."""
     import torch
 
     torch.manual_seed(SEED)
-    config = transformers.GPT2Config(initializer_range=0.2)  # ten times the usual: the text does not end in a circle
+    # ten times the usual range, so that the text does not run in a circle
+    config = transformers.GPT2Config(initializer_range=0.2, **sizes)
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     signs = _byte_signs()
     vocab = {sign: i for i, sign in enumerate(signs)}
