@@ -368,6 +368,10 @@ LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
         ([(CENTRAL, b"\x08\x00", 10)], "is compressed"),
         ([(CENTRAL, struct.pack("<II", 2**31, 2**31), 20)], "described differently|beyond"),
         ([(CENTRAL, struct.pack("<I", 7), 24)], "is compressed"),
+        (
+            [(at, struct.pack("<II", 999, 999), 20 if at == CENTRAL else 18) for at in (CENTRAL, LOCAL)],
+            "ends at byte .* beyond",
+        ),
         ([(CENTRAL, struct.pack("<I", 0), 42)], "overlaps|described differently"),
         ([(CENTRAL, struct.pack("<I", 2**30), 42)], "overlaps"),
         ([(LOCAL, b"X", 0)], "described differently"),

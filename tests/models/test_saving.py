@@ -124,7 +124,7 @@ if verb == "load":
         torch.zeros(10, dtype=dtype).copy_(torch.zeros(10))
         before = now("VmRSS")
         model = {name: weights.read(name, dtype) for name in weights.names}
-    assert all(tensor[-1] == int(name) for name, tensor in model.items())
+    assert all(tensor.view(-1)[-1] == int(name) for name, tensor in model.items())
 else:
     model = {str(i): torch.full((n // 100, 100), float(i), dtype=dtype) for i, n in enumerate(sizes)}
     before = now("VmRSS") - sum(tensor.nbytes for tensor in model.values())
@@ -156,6 +156,16 @@ def test_loading_peaks_at_the_weights_and_one_block(tmp_path: Path) -> None:
         peak, model = measure("load", tmp_path, dtype)
         assert peak <= 1.2 * model + 32 * 2**20, f"{dtype}: {peak / model:.2f} × the weights"
     (tmp_path / "model.safetensors").unlink()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_loading_transposed_pickled_weights_peaks_no_higher(tmp_path: Path) -> None:
+    sizes = [10_000_000, 25_000_000]
+    tensors = {str(i): torch.full((n // 1000, 1000), float(i)).T for i, n in enumerate(sizes)}
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    peak, model = measure("load", tmp_path, "bfloat16")
+    assert peak <= 1.2 * model + 32 * 2**20
+    (tmp_path / "pytorch_model.bin").unlink()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")

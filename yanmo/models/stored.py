@@ -158,10 +158,7 @@ def _copy(stored: Stored, offset: int, strides: list[int], target: torch.Tensor)
     span = 1 + sum((n - 1) * stride for n, stride in zip(target.shape, strides))
     if span * itemsize <= BLOCK or not strides:
         source = _window(stored.file, offset, span * itemsize, itemsize)
-        if stored.dtype == torch.bool:  # a byte other than 0 and 1 is true, and no undefined behaviour
-            target.copy_(source.as_strided(target.shape, strides).ne(0))
-        else:
-            target.copy_(source.view(stored.dtype).as_strided(target.shape, strides))
+        target.copy_(source.view(stored.dtype).as_strided(target.shape, strides))
         return
     step = strides[0] * itemsize
     rows = BLOCK // step
