@@ -1,0 +1,213 @@
+"""Updates: AdamW, Muon, and schedules as pure functions of progress.
+
+In: a network whose parameters have gradients. Out: changed parameters.
+
+    Optimizer            AdamW for all, or Muon for hidden matrices and AdamW for the rest; its state is named tensors
+    split_parameters     which parameter is treated how, and why
+    orthogonalise        Newton-Schulz, batched over equal shapes
+    SCHEDULES            progress in [0, 1] → factor on the learning rate
+
+AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the update scaled to
+AdamW's size (Liu et al. 2025, arXiv 2502.16982, §2.2), so that one learning rate and one weight decay serve both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yanmo.errors import FileError
+
+MUON_MOMENTUM = 0.95
+MUON_STEPS = 5
+MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: singular values end between 0.7 and 1.2
+MUON_SCALE = 0.2  # root mean square of an AdamW update, measured by Liu et al. 2025
+ADAM_EPS = 1e-8
+
+
+class Optimizer:
+    """One step over all trainable parameters of a network; `kind` is "adamw" or "muon"."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        kind: str,
+        learning_rate: float,
+        *,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        muon_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        assert kind in ("adamw", "muon"), kind
+        self.learning_rate, self.weight_decay, self.muon_dtype = learning_rate, weight_decay, muon_dtype
+        groups = split_parameters(network)
+        if kind == "adamw":
+            groups["decayed"] = {**groups["decayed"], **groups.pop("hidden")}
+        hidden = groups.pop("hidden", {})
+        self.names = {id(p): name for group in (*groups.values(), hidden) for name, p in group.items()}
+        self.parameters = [p for group in (*groups.values(), hidden) for p in group.values()]
+        fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": list(groups["decayed"].values()), "weight_decay": weight_decay},
+                {"params": list(groups["plain"].values()), "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            betas=betas,
+            eps=ADAM_EPS,
+            fused=fused,
+        )
+        self.matrices: dict[torch.Size, list[nn.Parameter]] = {}  # by shape
+        for parameter in hidden.values():
+            self.matrices.setdefault(parameter.shape, []).append(parameter)
+        self.momenta: dict[int, Tensor] = {id(p): torch.zeros_like(p) for p in hidden.values()}
+
+    @torch.no_grad()
+    def step(self, factor: float = 1.0) -> None:
+        """Update every parameter that has a gradient, with `factor` × the learning rate."""
+        rate = self.learning_rate * factor
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        self.adamw.step()
+        for shape, parameters in self.matrices.items():
+            self._muon(shape, [p for p in parameters if p.grad is not None], rate)
+
+    def _muon(self, shape: torch.Size, parameters: list[nn.Parameter], rate: float) -> None:
+        if not parameters:
+            return
+        momenta = [self.momenta[id(p)] for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)  # Nesterov
+        updates = orthogonalise(torch.stack(ahead), self.muon_dtype)
+        scale = MUON_SCALE * math.sqrt(max(shape))
+        for parameter, update in zip(parameters, updates.unbind()):
+            parameter.mul_(1 - rate * self.weight_decay).add_(update.to(parameter.dtype), alpha=-rate * scale)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, named `kind/parameter`."""
+        tensors = {f"momentum/{self.names[key]}": tensor for key, tensor in self.momenta.items()}
+        for parameter, entries in self.adamw.state.items():
+            for key, value in entries.items():
+                tensors[f"{key}/{self.names[id(parameter)]}"] = torch.as_tensor(value)
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave; a missing, unknown or mis-shaped tensor is an error."""
+        by_name = {self.names[id(p)]: p for p in self.parameters}
+        entries: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            parameter = by_name.get(name)
+            expected = None if parameter is None else (torch.Size([]) if kind == "step" else parameter.shape)
+            if (
+                parameter is None
+                or kind not in ("momentum", "step", "exp_avg", "exp_avg_sq")
+                or tensor.shape != expected
+            ):
+                raise FileError(
+                    f"the checkpoint's optimizer has {key} {tuple(tensor.shape)}, which this model and optimizer lack; "
+                    "continue with the recipe that made it"
+                )
+            if kind == "momentum" and id(parameter) in self.momenta:
+                self.momenta[id(parameter)].copy_(tensor)
+            else:
+                entries.setdefault(name, {})[kind] = tensor.to(parameter.device, copy=True)
+        missing = [self.names[k] for k in self.momenta if f"momentum/{self.names[k]}" not in tensors]
+        adamw = {self.names[id(p)] for group in self.adamw.param_groups for p in group["params"]}
+        wrong = missing + [n for n, e in entries.items() if n not in adamw or len(e) != 3]
+        if wrong:
+            raise FileError(
+                f"the checkpoint's optimizer does not fit at {wrong[0]}; continue with the recipe that made it"
+            )
+        self.adamw.state.clear()
+        for name, entry in entries.items():
+            self.adamw.state[by_name[name]] = entry
+
+
+def split_parameters(network: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Sort the trainable parameters by treatment; each stands in one group, under its first name.
+
+    hidden      matrices between hidden vectors: weight decay, and Muon where it is chosen
+    decayed     other matrices, e.g. an output matrix that is not tied to the embedding: weight decay, AdamW
+    plain       embeddings, tied or not, norms, biases: no weight decay, AdamW. Decay would pull rare tokens' vectors,
+                which seldom have a gradient, towards zero, and a norm's weight away from 1.
+    """
+    embeddings = {id(p) for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    head = _used_by_logits(network)
+    groups: dict[str, dict[str, nn.Parameter]] = {"hidden": {}, "decayed": {}, "plain": {}}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or id(parameter) in embeddings
+            hidden = parameter.ndim == 2 and id(parameter) not in head
+            groups["plain" if plain else "hidden" if hidden else "decayed"][name] = parameter
+    return groups
+
+
+def _used_by_logits(network: Any) -> set[int]:
+    """The parameters that the output layer depends on, found by asking autograd, not by their names."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        return set()
+    width = network.config.width
+    with torch.enable_grad():
+        scores = network.logits(torch.zeros(1, width, device=parameters[0].device, dtype=parameters[0].dtype))
+        gradients = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)
+    return {id(p) for p, gradient in zip(parameters, gradients) if gradient is not None}
+
+
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32, steps: int = MUON_STEPS) -> Tensor:
+    """Return (N, rows, columns) matrices with their singular values brought near 1 (Jordan 2024, Newton-Schulz).
+
+    The iteration runs in `dtype` on the smaller side; a zero matrix stays zero.
+    """
+    a, b, c = MUON_COEFFICIENTS
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # in the given precision, before the cast
+    x = x.to(dtype).contiguous()
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+# --- schedules
+
+
+def warmup_stable_decay(progress: float, warmup: float = 0.02, decay: float = 0.3, floor: float = 0.0) -> float:
+    """Rise linearly over `warmup`, stay at 1, fall linearly over the last `decay` to `floor` (Hu et al. 2024, §4)."""
+    return _rise(progress, warmup) * (1 - (1 - floor) * _share(progress, 1 - decay, 1))
+
+
+def cosine(progress: float, warmup: float = 0.02, decay: float = 1.0, floor: float = 0.0) -> float:
+    """Rise linearly over `warmup`, then half a cosine down to `floor` (Loshchilov & Hutter 2017); `decay` is unused."""
+    turn = math.cos(math.pi * _share(progress, warmup, 1))
+    return _rise(progress, warmup) * (floor + (1 - floor) * (1 + turn) / 2)
+
+
+def linear(progress: float, warmup: float = 0.02, decay: float = 1.0, floor: float = 0.0) -> float:
+    """Rise linearly over `warmup`, then fall linearly to `floor`; `decay` is unused."""
+    return _rise(progress, warmup) * (1 - (1 - floor) * _share(progress, warmup, 1))
+
+
+Schedule = Callable[[float, float, float, float], float]
+SCHEDULES: dict[str, Schedule] = {"wsd": warmup_stable_decay, "cosine": cosine, "linear": linear}
+
+
+def _rise(progress: float, warmup: float) -> float:
+    return 1.0 if warmup <= 0 else min(1.0, progress / warmup)
+
+
+def _share(progress: float, begin: float, end: float) -> float:
+    """How much of [begin, end] lies behind, in [0, 1]."""
+    return 1.0 if begin >= end else min(1.0, max(0.0, (progress - begin) / (end - begin)))
