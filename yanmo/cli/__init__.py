@@ -23,6 +23,7 @@ import typer
 from yanmo import __version__
 from yanmo.cli.doctor import doctor
 from yanmo.cli.generate import generate
+from yanmo.cli.tokenizer import app as tokenizer
 from yanmo.cli.tour import tour
 from yanmo.errors import Error
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 MAKE, USE, KNOW = "From text to a model", "Using a model", "Knowing the machine"
 
 app.command(rich_help_panel=MAKE)(tour)
+app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
 app.command(rich_help_panel=USE)(generate)
 app.command(rich_help_panel=KNOW)(doctor)
 
@@ -113,4 +115,4 @@ def _speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # absent where a test or a notebook put its own stream
         if reconfigure is not None and stream.encoding.lower().replace("-", "") != "utf8":
-            reconfigure(encoding="utf-8")
+            reconfigure(encoding="utf-8", errors=stream.errors)

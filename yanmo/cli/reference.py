@@ -64,7 +64,7 @@ def _section(name: str, command: Any) -> str:
 
 
 def _argument(parameter: Any) -> str:
-    word = (parameter.metavar or parameter.name.upper()).strip("[].")
+    word = (parameter.metavar or parameter.name.upper()).strip("[].…")
     word += "…" if parameter.nargs == -1 else ""
     return word if parameter.required else f"[{word}]"
 
@@ -93,6 +93,8 @@ def _default(parameter: Any) -> str:
         return _cell(shown)
     if parameter.required:
         return "needed"
+    if isinstance(value, bool) and parameter.secondary_opts:
+        return f"`{parameter.opts[0] if value else parameter.secondary_opts[0]}`"
     if shown is False or value is None or value is False or callable(value) or value in ("", [], ()):
         return ""
     return f"`{getattr(value, 'value', value)}`"
