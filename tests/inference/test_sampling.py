@@ -30,7 +30,10 @@ NO_IDS = torch.zeros(4, 1, dtype=torch.long)
         ({"top_p": 0.01}, [TopPLogitsWarper(0.01)]),
         ({"min_p": 0.2}, [MinPLogitsWarper(0.2)]),
         ({"typical_p": 0.4}, [TypicalLogitsWarper(0.4)]),
-        ({"top_k": 20, "top_p": 0.8, "min_p": 0.05}, [TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05)]),
+        (
+            {"top_k": 20, "top_p": 0.8, "min_p": 0.05},
+            [TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05)],
+        ),
     ],
 )
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])

@@ -80,7 +80,9 @@ def test_rotation_keeps_lengths_and_depends_on_the_distance_alone() -> None:
     query, key = heads(1, 2, 1, 0), heads(1, 2, 1, 1)
 
     def product(q_at: int, k_at: int) -> torch.Tensor:
-        turned = [rotate(x, rotation_at(config, torch.tensor([[at]]), x.dtype)) for x, at in ((query, q_at), (key, k_at))]
+        turned = [
+            rotate(x, rotation_at(config, torch.tensor([[at]]), x.dtype)) for x, at in ((query, q_at), (key, k_at))
+        ]
         assert torch.allclose(turned[0].norm(dim=-1), query.norm(dim=-1), atol=1e-5)
         return turned[0] @ turned[1].transpose(-2, -1)
 

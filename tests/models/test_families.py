@@ -1,27 +1,25 @@
 """Every family against transformers: a tiny random model, built here, opened by both.
 
-Logits and hidden states within 1e-4 in float32: plain, padded left and right, cached step by step, packed, saved back and
-opened by transformers; greedy generation token for token.
+Logits and hidden states within 1e-4 in float32: plain, padded left and right, cached step by step, packed, saved back
+and opened by transformers; greedy generation token for token.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.models.tiny import DECODERS, ENCODERS, HEADS, PAIRS, VARIANTS, make, random_ids, reopen
 
+from tests.models.tiny import DECODERS, ENCODERS, HEADS, PAIRS, VARIANTS, make, random_ids, reopen
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Options, generate_ids
 from yanmo.inference.model import Model
 from yanmo.models.checkpoint import load_network, save_network
 
 TOLERANCE = 1e-4
-os.environ["TQDM_DISABLE"] = "1"
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

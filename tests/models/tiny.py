@@ -1,7 +1,7 @@
 """Tiny random models of every family, built by transformers, with shapes that catch mistakes.
 
-No size is a multiple of 8, heads are grouped, head widths differ from width / heads where the family allows it, and weights
-are large enough that a missing scale, bias or norm moves the logits by far more than the tolerance.
+No size is a multiple of 8, heads are grouped, head widths differ from width / heads where the family allows it, and
+weights are large enough that a missing scale, bias or norm moves the logits by far more than the tolerance.
 """
 
 from __future__ import annotations

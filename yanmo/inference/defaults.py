@@ -1,7 +1,7 @@
 """What a model folder says about generation: where texts start and end, and tokens that must never be written.
 
-In: generation_config.json, or in older folders config.json. Out: Ends. Sampling settings in these files are not read: the
-caller of `generate` chooses them, so that the same call means the same for every model.
+In: generation_config.json, or in older folders config.json. Out: Ends. Sampling settings in these files are not read:
+the caller of `generate` chooses them, so that the same call means the same for every model.
 """
 
 from __future__ import annotations

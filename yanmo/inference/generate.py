@@ -10,7 +10,7 @@ In: prompts as ids. Out: a generator of steps, each with the new id of every row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class Options:
         if self.max_length is not None:
             if prompt >= self.max_length:
                 raise InputError(
-                    f"the prompt has {prompt} tokens and max_length is {self.max_length}, which counts the prompt; raise it"
+                    f"the prompt has {prompt} tokens and max_length, which counts them, is {self.max_length}; raise it"
                 )
             return self.max_length - prompt
         return DEFAULT_NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
@@ -78,22 +78,22 @@ class Token:
 
 def generate_ids(
     network: LanguageModel, prompts: Sequence[Sequence[int]], options: Options, ends: Ends
-) -> Iterator[list[Token]]:
+) -> Generator[list[Token], list[int] | None, None]:
     """Yield for each step the new tokens of the rows still writing; row = prompt · n + sample.
 
     Send a list of rows into the generator to end them early (a stop string that the caller saw).
     """
-    prompts = [list(p) for p in prompts for _ in range(options.n)]
-    generators = generators_for(options.seed, len(prompts) // options.n, options.n)
-    texts: list[list[int]] = [[] for _ in prompts]
-    state = _Start(network, prompts, options, ends)
-    active = [row for row in range(len(prompts)) if state.limits[row] > 0]
+    rows = [list(p) for p in prompts for _ in range(options.n)]
+    generators = generators_for(options.seed, len(prompts), options.n)
+    texts: list[list[int]] = [[] for _ in rows]
+    state = _Start(network, rows, options, ends)
+    active = [row for row in range(len(rows)) if state.limits[row] > 0]
     logits = state.logits
-    if len(active) < len(prompts):
+    if len(active) < len(rows):
         logits = logits[torch.tensor(active, dtype=torch.long, device=logits.device)]
         state.keep(active)
     while active:
-        scores = _scores(logits, active, prompts, texts, state, options, ends)
+        scores = _scores(logits, active, rows, texts, state, options, ends)
         ids = choose(scores, options.sampling, [generators[row] for row in active]).tolist()
         tokens = _tokens(active, ids, logits, options)
         for token in tokens:

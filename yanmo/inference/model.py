@@ -116,12 +116,12 @@ class Model:
 
     @torch.inference_mode()
     def hidden(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
-        """Return the last hidden vectors (batch, position, width) in float32; of the encoder where no decoder_ids are."""
+        """Return the last hidden vectors (batch, position, width) in float32; without decoder_ids, of the encoder."""
         return self._hidden(ids, mask, decoder_ids, encoder_alone=decoder_ids is None).float()
 
     @torch.inference_mode()
     def scores(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
-        """Return the scores of a label head in float32: sequence (batch, labels), token and span (batch, position, labels).
+        """Return the scores of a label head in float32: (batch, labels) or, of tokens, (batch, position, labels).
 
         An encoder-decoder whose head reads the decoder feeds it `ids` shifted right by its start token.
         """
@@ -137,11 +137,12 @@ class Model:
 
     @torch.inference_mode()
     def attentions(self, ids: Ids, mask: Ids | None = None) -> list[Tensor]:
-        """Return the attention weights (batch, head, query, key) of each layer over one text, by the reference formula."""
-        tensor, record = self._tensor(ids, "ids"), []
+        """Return the attention weights (batch, head, query, key) of each layer, by the reference formula."""
+        tensor = self._tensor(ids, "ids")
+        record: list[Tensor] = []
         if isinstance(self.network.config, RecurrentConfig):
             raise InputError("a recurrent model has no attention")
-        run = self.network.encode if self.network.encoder is not None else self.network.decode  # type: ignore[union-attr]
+        run = self.network.encode if self.network.encoder is not None else self.network.decode
         run(tensor, self._mask(mask, tensor), record=record)
         return record
 
@@ -264,7 +265,7 @@ class Model:
             ended: list[int] | None = None
             while True:
                 try:
-                    tokens = steps.send(ended)  # type: ignore[arg-type]
+                    tokens = next(steps) if ended is None else steps.send(ended)
                 except StopIteration:
                     break
                 for token in tokens:

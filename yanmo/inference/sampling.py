@@ -3,7 +3,8 @@
     B rows, V vocabulary
 
     penalise    repetition (Keskar et al. 2019), presence and frequency (OpenAI's mathematics)
-    restrict    temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), typical (Meister et al. 2023)
+    restrict    temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024),
+                typical (Meister et al. 2023)
     choose      greedy, or one draw per row from a generator of its own
 
 Rows never influence each other, so a row of a batch draws what it would draw alone.

@@ -63,12 +63,12 @@ class Cache:
             self.reach = self.longest + columns
             positions = self.lengths[:, None] + steps
             if not self.even:
-                self._new = torch.ones_like(positions, dtype=torch.bool).nonzero(as_tuple=True)
+                self._new = _places(torch.ones_like(positions, dtype=torch.bool))
         else:
             real = mask > 0
             counts = real.long().cumsum(1)
             positions = self.lengths[:, None] + (counts - 1).clamp(min=0)
-            self._new = real.nonzero(as_tuple=True)
+            self._new = _places(real)
             self._next = self.lengths + counts[:, -1]
             self.reach = int(self._next.max())
         self._positions = positions
@@ -120,3 +120,8 @@ class Cache:
             for i, old in enumerate(tensors):
                 tensors[i] = old.new_zeros((*old.shape[:2], room, old.shape[3]))
                 tensors[i][:, :, : self.longest] = old[:, :, : self.longest]
+
+
+def _places(real: Tensor) -> tuple[Tensor, Tensor]:
+    row, column = real.nonzero(as_tuple=True)
+    return row, column

@@ -153,7 +153,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentConfig:
-    """A recurrent language model: tanh RNN (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997) or GRU (Cho et al. 2014)."""
+    """A recurrent language model: tanh RNN (Elman 1990), LSTM (Hochreiter et al. 1997) or GRU (Cho et al. 2014)."""
 
     cell: Literal["rnn", "lstm", "gru"]
     vocab_size: int
@@ -248,10 +248,10 @@ def _dropouts(config: TransformerConfig | RecurrentConfig) -> None:
 
 
 def _ids(config: TransformerConfig | RecurrentConfig) -> None:
-    ids: dict[str, int | None] = {"pad_id": config.pad_id, "bos_id": config.bos_id}
-    ids |= {"eos_ids": i for i in config.eos_ids}
+    named: list[tuple[str, int | None]] = [("pad_id", config.pad_id), ("bos_id", config.bos_id)]
+    named += [("eos_ids", i) for i in config.eos_ids]
     if isinstance(config, TransformerConfig):
-        ids["decoder_start_id"] = config.decoder_start_id
-    for name, value in ids.items():
+        named.append(("decoder_start_id", config.decoder_start_id))
+    for name, value in named:
         whole = isinstance(value, int) and not isinstance(value, bool)
         _check(value is None or (whole and value >= 0), name, value, "a token number, 0 or more")

@@ -31,7 +31,10 @@ class State(Protocol):
 class LanguageModel(Protocol):
     """Ids → hidden → logits, in two steps, so that losses are chunked and tasks attach heads of their own."""
 
-    config: TransformerConfig | RecurrentConfig
+    @property
+    def config(self) -> TransformerConfig | RecurrentConfig:
+        """The definition of the model."""
+        ...
 
     def encode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the memory (B, S, W) of an encoder."""

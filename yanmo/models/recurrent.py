@@ -4,8 +4,8 @@
 
 In: ids (B, T) and a mask (B, T) of document numbers, 0 for padding. Out: hidden (B, T, W).
 
-Each document of a row runs from a state of its own: rows are taken apart into documents, run as one packed sequence, and
-put back. So padding never enters the state and packed documents do not leak.
+Each document of a row runs from a state of its own: rows are taken apart into documents, run as one packed sequence,
+and put back. So padding never enters the state and packed documents do not leak.
 """
 
 from __future__ import annotations

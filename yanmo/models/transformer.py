@@ -118,7 +118,7 @@ class Stack(nn.Module):
             last = int(positions.max()) if positions.numel() else 0
             if last >= config.max_positions:
                 raise InputError(
-                    f"the text has {last + 1:,} tokens, the model has positions for {config.max_positions:,}; shorten it"
+                    f"the text has {last + 1:,} tokens, the model positions for {config.max_positions:,}; shorten it"
                 )
         if config.position == "learned":
             hidden = hidden + self.positions(positions + config.position_offset)

@@ -43,44 +43,44 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         "decoder_vocab_size",
     ):
         f.get(key, None)
-    heads, ffn = f.int("encoder_attention_heads", 16), f.int("encoder_ffn_dim", 4096)
+    heads, ffn = f.whole("encoder_attention_heads", 16), f.whole("encoder_ffn_dim", 4096)
     if f.values.get("decoder_attention_heads", heads) != heads or f.values.get("decoder_ffn_dim", ffn) != ffn:
         raise f.error("encoder and decoder differ in heads or feed-forward width, which no supported public model does")
-    width, vocab = f.int("d_model", 1024), f.int("vocab_size", 50265 if bart else 58101)
-    shared = True if bart else f.bool("share_encoder_decoder_embeddings", True)
-    pad = f.id("pad_token_id", 1 if bart else 58100)
-    dropout = f.float("dropout", 0.1)
+    width, vocab = f.whole("d_model", 1024), f.whole("vocab_size", 50265 if bart else 58101)
+    shared = True if bart else f.flag("share_encoder_decoder_embeddings", True)
+    pad = f.token("pad_token_id", 1 if bart else 58100)
+    dropout = f.number("dropout", 0.1)
     default_labels = 3 if bart else 2
     return TransformerConfig(
         vocab_size=vocab,
         width=width,
         n_heads=heads,
         ffn_width=ffn,
-        encoder_layers=f.int("encoder_layers", 12),
-        decoder_layers=f.int("decoder_layers", 12),
-        decoder_vocab_size=0 if shared else f.int("decoder_vocab_size", vocab),
-        max_positions=f.int("max_position_embeddings", 1024),
+        encoder_layers=f.whole("encoder_layers", 12),
+        decoder_layers=f.whole("decoder_layers", 12),
+        decoder_vocab_size=0 if shared else f.whole("decoder_vocab_size", vocab),
+        max_positions=f.whole("max_position_embeddings", 1024),
         position="learned" if bart else "sinusoidal",
         position_offset=2 if bart else 0,
         norm_order="post",
         norm_embedding=bart,
         norm_final=False,
         activation=f.activation("activation_function", "gelu"),
-        embedding_scale=math.sqrt(width) if f.bool("scale_embedding", False) else 1.0,
+        embedding_scale=math.sqrt(width) if f.flag("scale_embedding", False) else 1.0,
         logit_bias=True,
-        tie_embeddings=f.bool("tie_word_embeddings", True),
+        tie_embeddings=f.flag("tie_word_embeddings", True),
         pad_id=pad,
-        bos_id=f.id("bos_token_id", 0 if bart else None),
-        eos_ids=f.ids("eos_token_id", 2 if bart else 0),
-        decoder_start_id=f.id("decoder_start_token_id", 2 if bart else pad),
+        bos_id=f.token("bos_token_id", 0 if bart else None),
+        eos_ids=f.tokens("eos_token_id", 2 if bart else 0),
+        decoder_start_id=f.token("decoder_start_token_id", 2 if bart else pad),
         dropout=dropout,
         embedding_dropout=dropout,
-        attention_dropout=f.float("attention_dropout", 0.0),
-        activation_dropout=f.float("activation_dropout", 0.0),
+        attention_dropout=f.number("attention_dropout", 0.0),
+        activation_dropout=f.number("activation_dropout", 0.0),
         head=head,
         pool="eos",
         pooler=head == "sequence",
-        classifier_dropout=f.float("classifier_dropout", 0.0) if head == "sequence" else 0.0,
+        classifier_dropout=f.number("classifier_dropout", 0.0) if head == "sequence" else 0.0,
         **f.labels(head, default_labels),
     )
 

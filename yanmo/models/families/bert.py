@@ -31,34 +31,34 @@ def _read(f: Foreign, head: Head, *, roberta: bool) -> TransformerConfig:
         f.get(key, None)  # of a pooler that the public Chinese BERT names and does not have
     for key in ("pooler_size_per_head", "pooler_type", "max_seq_length"):
         f.get(key, None)
-    pad = f.id("pad_token_id", 1 if roberta else 0)
+    pad = f.token("pad_token_id", 1 if roberta else 0)
     offset = (pad or 0) + 1 if roberta else 0
-    dropout = f.float("hidden_dropout_prob", 0.1)
+    dropout = f.number("hidden_dropout_prob", 0.1)
     return TransformerConfig(
-        vocab_size=f.int("vocab_size", 50265 if roberta else 30522),
-        width=f.int("hidden_size", 768),
-        n_heads=f.int("num_attention_heads", 12),
-        ffn_width=f.int("intermediate_size", 3072),
-        encoder_layers=f.int("num_hidden_layers", 12),
-        max_positions=f.int("max_position_embeddings", 512) - offset,
+        vocab_size=f.whole("vocab_size", 50265 if roberta else 30522),
+        width=f.whole("hidden_size", 768),
+        n_heads=f.whole("num_attention_heads", 12),
+        ffn_width=f.whole("intermediate_size", 3072),
+        encoder_layers=f.whole("num_hidden_layers", 12),
+        max_positions=f.whole("max_position_embeddings", 512) - offset,
         position_offset=offset,
-        norm_eps=f.float("layer_norm_eps", 1e-12),
+        norm_eps=f.number("layer_norm_eps", 1e-12),
         norm_order="post",
         norm_embedding=True,
         norm_final=False,
         activation=f.activation("hidden_act", "gelu"),
         logit_bias=True,
-        tie_embeddings=f.bool("tie_word_embeddings", True),
-        n_token_types=f.int("type_vocab_size", 2),
+        tie_embeddings=f.flag("tie_word_embeddings", True),
+        n_token_types=f.whole("type_vocab_size", 2),
         pad_id=pad,
-        bos_id=f.id("bos_token_id", 0 if roberta else None),
-        eos_ids=f.ids("eos_token_id", 2 if roberta else None),
+        bos_id=f.token("bos_token_id", 0 if roberta else None),
+        eos_ids=f.tokens("eos_token_id", 2 if roberta else None),
         dropout=dropout,
         embedding_dropout=dropout,
-        attention_dropout=f.float("attention_probs_dropout_prob", 0.1),
+        attention_dropout=f.number("attention_probs_dropout_prob", 0.1),
         head=head,
         pooler=head in ("none", "sequence"),
-        classifier_dropout=f.float("classifier_dropout", dropout) if head in ("sequence", "token") else 0.0,
+        classifier_dropout=f.number("classifier_dropout", dropout) if head in ("sequence", "token") else 0.0,
         **f.labels(head),
     )
 

@@ -34,30 +34,30 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     f.get("summary_first_dropout", None)
     f.get("reorder_and_upcast_attn", None)  # the order of the same product
     f.get("n_ctx", None)  # what n_positions says
-    width = f.int("n_embd", 768)
-    scaled = f.bool("scale_attn_weights", True)
+    width = f.whole("n_embd", 768)
+    scaled = f.flag("scale_attn_weights", True)
     classifier = f.get("classifier_dropout", None)
     return TransformerConfig(
-        vocab_size=f.int("vocab_size", 50257),
+        vocab_size=f.whole("vocab_size", 50257),
         width=width,
-        n_heads=f.int("n_head", 12),
-        ffn_width=f.int("n_inner", 4 * width),
-        decoder_layers=f.int("n_layer", 12),
-        max_positions=f.int("n_positions", 1024),
-        norm_eps=f.float("layer_norm_epsilon", 1e-5),
+        n_heads=f.whole("n_head", 12),
+        ffn_width=f.whole("n_inner", 4 * width),
+        decoder_layers=f.whole("n_layer", 12),
+        max_positions=f.whole("n_positions", 1024),
+        norm_eps=f.number("layer_norm_epsilon", 1e-5),
         activation=f.activation("activation_function", "gelu_new"),
         attention_scale=None if scaled else 1.0,
-        attention_scale_by_layer=f.bool("scale_attn_by_inverse_layer_idx", False),
-        tie_embeddings=f.bool("tie_word_embeddings", True),
-        pad_id=f.id("pad_token_id"),
-        bos_id=f.id("bos_token_id", 50256),
-        eos_ids=f.ids("eos_token_id", 50256),
-        dropout=f.float("resid_pdrop", 0.1),
-        embedding_dropout=f.float("embd_pdrop", 0.1),
-        attention_dropout=f.float("attn_pdrop", 0.1),
+        attention_scale_by_layer=f.flag("scale_attn_by_inverse_layer_idx", False),
+        tie_embeddings=f.flag("tie_word_embeddings", True),
+        pad_id=f.token("pad_token_id"),
+        bos_id=f.token("bos_token_id", 50256),
+        eos_ids=f.tokens("eos_token_id", 50256),
+        dropout=f.number("resid_pdrop", 0.1),
+        embedding_dropout=f.number("embd_pdrop", 0.1),
+        attention_dropout=f.number("attn_pdrop", 0.1),
         head=head,
         pool="last",
-        classifier_dropout=(0.1 if classifier is None else f.float("classifier_dropout")) if head == "token" else 0.0,
+        classifier_dropout=(0.1 if classifier is None else f.number("classifier_dropout")) if head == "token" else 0.0,
         **f.labels(head),
     )
 

@@ -34,20 +34,20 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     """config.json → TransformerConfig."""
     kind = f.get("model_type")
     default = _DEFAULTS[kind]
-    width, heads = f.int("hidden_size", 4096), f.int("num_attention_heads", 32)
-    positions = f.int("max_position_embeddings", default["positions"])
+    width, heads = f.whole("hidden_size", 4096), f.whole("num_attention_heads", 32)
+    positions = f.whole("max_position_embeddings", default["positions"])
     theta, scaling = read_rope(f, positions)
-    bias = f.bool("attention_bias", False) if kind in ("llama", "qwen3") else kind == "qwen2"
-    layers = f.int("num_hidden_layers", 32)
+    bias = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else kind == "qwen2"
+    layers = f.whole("num_hidden_layers", 32)
     classifier = f.get("classifier_dropout", None)
     own_head_width = 128 if kind == "qwen3" else width // max(heads, 1)
     return TransformerConfig(
-        vocab_size=f.int("vocab_size", default["vocab"]),
+        vocab_size=f.whole("vocab_size", default["vocab"]),
         width=width,
         n_heads=heads,
-        n_kv_heads=f.int("num_key_value_heads", default["kv"] or heads),
-        head_width=own_head_width if kind == "qwen2" else f.int("head_dim", own_head_width),
-        ffn_width=f.int("intermediate_size", default["ffn"]),
+        n_kv_heads=f.whole("num_key_value_heads", default["kv"] or heads),
+        head_width=own_head_width if kind == "qwen2" else f.whole("head_dim", own_head_width),
+        ffn_width=f.whole("intermediate_size", default["ffn"]),
         decoder_layers=layers,
         max_positions=positions,
         position="rotary",
@@ -55,21 +55,21 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         rope_scaling=scaling,
         windows=_read_windows(f, kind, layers),
         norm="rms",
-        norm_eps=f.float("rms_norm_eps", 1e-6),
+        norm_eps=f.number("rms_norm_eps", 1e-6),
         norm_query_key=kind == "qwen3",
         activation=f.activation("hidden_act", "silu"),
         gated=True,
         bias_qkv=bias,
         bias_out=bias and kind != "qwen2",
-        bias_ffn=f.bool("mlp_bias", False) if kind == "llama" else False,
-        tie_embeddings=f.bool("tie_word_embeddings", False),
-        pad_id=f.id("pad_token_id"),
-        bos_id=f.id("bos_token_id", default["bos"]),
-        eos_ids=f.ids("eos_token_id", default["eos"]),
-        attention_dropout=f.float("attention_dropout", 0.0),
+        bias_ffn=f.flag("mlp_bias", False) if kind == "llama" else False,
+        tie_embeddings=f.flag("tie_word_embeddings", False),
+        pad_id=f.token("pad_token_id"),
+        bos_id=f.token("bos_token_id", default["bos"]),
+        eos_ids=f.tokens("eos_token_id", default["eos"]),
+        attention_dropout=f.number("attention_dropout", 0.0),
         head=head,
         pool="last",
-        classifier_dropout=(0.1 if classifier is None else f.float("classifier_dropout")) if head == "token" else 0.0,
+        classifier_dropout=(0.1 if classifier is None else f.number("classifier_dropout")) if head == "token" else 0.0,
         **f.labels(head),
     )
 
@@ -77,13 +77,13 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
 def _read_windows(f: Foreign, kind: str, layers: int) -> tuple[int, ...]:
     if kind == "llama":
         return (0,) * layers
-    window = f.int("sliding_window", 0) if f.values.get("sliding_window", 0) is not None else 0
+    window = f.whole("sliding_window", 0) if f.values.get("sliding_window", 0) is not None else 0
     f.used.add("sliding_window")
     if kind == "mistral":
         f.get("layer_types", None)  # not read by this family: every layer has the window
         return ((4096 if "sliding_window" not in f.values else window),) * layers
-    used = f.bool("use_sliding_window", False)
-    first = f.int("max_window_layers", 28)
+    used = f.flag("use_sliding_window", False)
+    first = f.whole("max_window_layers", 28)
     types = f.get("layer_types", None)
     if types is None:
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
@@ -100,7 +100,7 @@ def read_rope(f: Foreign, positions: int) -> tuple[float, RopeScaling | None]:
     values = f.get("rope_parameters", None)
     older = f.get("rope_scaling", None)
     if values is None:
-        values = {"rope_theta": f.float("rope_theta", 10000.0), **(older if isinstance(older, dict) else {})}
+        values = {"rope_theta": f.number("rope_theta", 10000.0), **(older if isinstance(older, dict) else {})}
         if older is not None and not isinstance(older, dict):
             raise f.error(f"rope_scaling is {older!r}, and must be an object or null")
     elif older is not None and older != values and isinstance(older, dict):
@@ -110,11 +110,11 @@ def read_rope(f: Foreign, positions: int) -> tuple[float, RopeScaling | None]:
     if not isinstance(values, dict):
         raise f.error(f"rope_parameters is {values!r}, and must be an object")
     rope = Foreign(dict(values), f"{f.source}: rope")
-    theta = rope.float("rope_theta", f.values.get("rope_theta") or 10000.0)
+    theta = rope.number("rope_theta", f.values.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type", None) or rope.get("type", None) or "default"
     rope.get("type", None)
     rope.only("partial_rotary_factor", 1.0, 1)
-    trained = rope.int(
+    trained = rope.whole(
         "original_max_position_embeddings", f.values.get("original_max_position_embeddings") or positions
     )
     f.used.add("original_max_position_embeddings")
@@ -125,24 +125,24 @@ def read_rope(f: Foreign, positions: int) -> tuple[float, RopeScaling | None]:
 
 def _read_scaling(rope: Foreign, kind: Any, trained: int) -> RopeScaling:
     if kind in ("linear", "dynamic"):
-        return RopeScaling(kind=kind, factor=rope.float("factor"))
+        return RopeScaling(kind=kind, factor=rope.number("factor"))
     if kind == "llama3":
-        low, high = rope.float("low_freq_factor"), rope.float("high_freq_factor")
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
         return RopeScaling(
-            kind=kind, factor=rope.float("factor"), original_positions=trained, low_frequency=low, high_frequency=high
+            kind=kind, factor=rope.number("factor"), original_positions=trained, low_frequency=low, high_frequency=high
         )
     if kind == "yarn":
         given = rope.get("attention_factor", None)
         return RopeScaling(
             kind=kind,
-            factor=rope.float("factor"),
+            factor=rope.number("factor"),
             original_positions=trained,
-            beta_fast=rope.float("beta_fast", 32.0),
-            beta_slow=rope.float("beta_slow", 1.0),
-            attention_factor=None if given is None else rope.float("attention_factor"),
-            mscale=rope.float("mscale", 0.0),
-            mscale_all=rope.float("mscale_all_dim", 0.0),
-            truncate=rope.bool("truncate", True),
+            beta_fast=rope.number("beta_fast", 32.0),
+            beta_slow=rope.number("beta_slow", 1.0),
+            attention_factor=None if given is None else rope.number("attention_factor"),
+            mscale=rope.number("mscale", 0.0),
+            mscale_all=rope.number("mscale_all_dim", 0.0),
+            truncate=rope.flag("truncate", True),
         )
     raise rope.error(f"the type {kind!r} is not supported; supported are default, linear, dynamic, yarn, llama3")
 

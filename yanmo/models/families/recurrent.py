@@ -13,15 +13,15 @@ def read_config(f: Foreign, head: Head) -> RecurrentConfig:
     """config.json → RecurrentConfig."""
     return RecurrentConfig(
         cell=f.get("cell"),
-        vocab_size=f.int("vocab_size"),
-        width=f.int("width"),
-        hidden_width=f.int("hidden_width"),
-        layers=f.int("layers"),
-        tie_embeddings=f.bool("tie_word_embeddings", True),
-        dropout=f.float("dropout", 0.0),
-        pad_id=f.id("pad_token_id"),
-        bos_id=f.id("bos_token_id"),
-        eos_ids=f.ids("eos_token_id"),
+        vocab_size=f.whole("vocab_size"),
+        width=f.whole("width"),
+        hidden_width=f.whole("hidden_width"),
+        layers=f.whole("layers"),
+        tie_embeddings=f.flag("tie_word_embeddings", True),
+        dropout=f.number("dropout", 0.0),
+        pad_id=f.token("pad_token_id"),
+        bos_id=f.token("bos_token_id"),
+        eos_ids=f.tokens("eos_token_id"),
     )
 
 

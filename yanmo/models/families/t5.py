@@ -21,29 +21,29 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     for key in ("dense_act_fn", "is_gated_act", "n_positions", "output_past"):
         f.get(key, None)  # what feed_forward_proj says; a length that relative positions do not have
     small = f.get("model_type") == "mt5"
-    width, layers = f.int("d_model", 512), f.int("num_layers", 8 if small else 6)
+    width, layers = f.whole("d_model", 512), f.whole("num_layers", 8 if small else 6)
     encoder_alone = head == "token" or f.values.get("architectures") in (["T5EncoderModel"], ["MT5EncoderModel"])
     form = f.get("feed_forward_proj", "gated-gelu" if small else "relu")
     if form not in _GATED and form not in _PLAIN:
         raise f.error(f"feed_forward_proj is {form!r}, and must be one of {', '.join([*_PLAIN, *_GATED])}")
-    tied_by_name = f.bool("tie_word_embeddings", True)
-    scaled = f.bool("scale_decoder_outputs", tied_by_name) and not small
-    decoder_layers = f.int("num_decoder_layers", layers)
-    dropout = f.float("dropout_rate", 0.1)
+    tied_by_name = f.flag("tie_word_embeddings", True)
+    scaled = f.flag("scale_decoder_outputs", tied_by_name) and not small
+    decoder_layers = f.whole("num_decoder_layers", layers)
+    dropout = f.number("dropout_rate", 0.1)
     return TransformerConfig(
-        vocab_size=f.int("vocab_size", 250112 if small else 32128),
+        vocab_size=f.whole("vocab_size", 250112 if small else 32128),
         width=width,
-        n_heads=f.int("num_heads", 6 if small else 8),
-        head_width=f.int("d_kv", 64),
-        ffn_width=f.int("d_ff", 1024 if small else 2048),
+        n_heads=f.whole("num_heads", 6 if small else 8),
+        head_width=f.whole("d_kv", 64),
+        ffn_width=f.whole("d_ff", 1024 if small else 2048),
         encoder_layers=layers,
         decoder_layers=0 if encoder_alone else decoder_layers,
         max_positions=2**20,  # relative distances have no last position
         position="relative",
-        relative_buckets=f.int("relative_attention_num_buckets", 32),
-        relative_max_distance=f.int("relative_attention_max_distance", 128),
+        relative_buckets=f.whole("relative_attention_num_buckets", 32),
+        relative_max_distance=f.whole("relative_attention_max_distance", 128),
         norm="rms",
-        norm_eps=f.float("layer_norm_epsilon", 1e-6),
+        norm_eps=f.number("layer_norm_epsilon", 1e-6),
         activation=(_GATED | _PLAIN)[form],  # type: ignore[arg-type]
         gated=form in _GATED,
         bias_qkv=False,
@@ -52,10 +52,10 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         attention_scale=1.0,
         logit_scale=width**-0.5 if scaled else 1.0,
         tie_embeddings=tied_by_name,
-        pad_id=f.id("pad_token_id", 0),
-        bos_id=f.id("bos_token_id"),
-        eos_ids=f.ids("eos_token_id", 1),
-        decoder_start_id=f.id("decoder_start_token_id", f.id("pad_token_id", 0)),
+        pad_id=f.token("pad_token_id", 0),
+        bos_id=f.token("bos_token_id"),
+        eos_ids=f.tokens("eos_token_id", 1),
+        decoder_start_id=f.token("decoder_start_token_id", f.token("pad_token_id", 0)),
         dropout=dropout,
         embedding_dropout=dropout,
         attention_dropout=dropout,
@@ -63,7 +63,7 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         head=head,
         pool="eos",
         pooler=head == "sequence",
-        classifier_dropout=f.float("classifier_dropout", 0.0) if head in ("sequence", "token") else 0.0,
+        classifier_dropout=f.number("classifier_dropout", 0.0) if head in ("sequence", "token") else 0.0,
         **f.labels(head),
     )
 

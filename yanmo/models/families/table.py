@@ -127,7 +127,7 @@ class Foreign:
             raise self.error(f"the key {key!r} is missing; the file is damaged or of another family")
         return default
 
-    def int(self, key: str, default: Any = _REQUIRED) -> int:
+    def whole(self, key: str, default: Any = _REQUIRED) -> int:
         """A whole number; null counts as missing where there is a default."""
         value = self.get(key, default)
         value = default if value is None and default is not _REQUIRED else value
@@ -135,7 +135,7 @@ class Foreign:
             raise self.error(f"{key} is {value!r}, and must be a whole number")
         return value
 
-    def float(self, key: str, default: Any = _REQUIRED) -> float:
+    def number(self, key: str, default: Any = _REQUIRED) -> float:
         """A number; null counts as missing where there is a default."""
         value = self.get(key, default)
         value = default if value is None and default is not _REQUIRED else value
@@ -143,7 +143,7 @@ class Foreign:
             raise self.error(f"{key} is {value!r}, and must be a number")
         return float(value)
 
-    def bool(self, key: str, default: Any = _REQUIRED) -> bool:
+    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
         """True or false; null counts as missing where there is a default."""
         value = self.get(key, default)
         value = default if value is None and default is not _REQUIRED else value
@@ -166,7 +166,7 @@ class Foreign:
             raise self.error(f"{key} is {value!r}, and must be one of {known}")
         return _ACTIVATIONS[value]
 
-    def ids(self, key: str, default: int | None = None) -> tuple[int, ...]:
+    def tokens(self, key: str, default: int | None = None) -> tuple[int, ...]:
         """One token number, several, or null."""
         value = self.get(key, default)
         values = value if isinstance(value, list) else [] if value is None else [value]
@@ -174,9 +174,9 @@ class Foreign:
             raise self.error(f"{key} is {value!r}, and must be a token number or a list of them")
         return tuple(values)
 
-    def id(self, key: str, default: int | None = None) -> int | None:
+    def token(self, key: str, default: int | None = None) -> int | None:
         """One token number or null (of a list, the first)."""
-        values = self.ids(key, default)
+        values = self.tokens(key, default)
         return values[0] if values else None
 
     def labels(self, head: Head, default: int = 2) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Foreign:
         if head == "span" and isinstance(names, dict) and len(names) != 2:
             names = {"0": "LABEL_0", "1": "LABEL_1"}  # start and end; BART's files keep the labels of another head
         if names is None:
-            count = 2 if head == "span" else self.int("num_labels", default)
+            count = 2 if head == "span" else self.whole("num_labels", default)
             if not 0 < count <= 1_000_000:
                 raise self.error(f"num_labels is {count}, and must be from 1 to 1,000,000")
             names = {str(i): f"LABEL_{i}" for i in range(count)}
