@@ -22,7 +22,7 @@ from yanmo.models.checkpoint import load_network, save_network
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Model, Path]:
     """(variant, transformers model, ours, folder)."""
     name = request.param
@@ -44,6 +44,7 @@ def reference(name: str, model: Any, ids: torch.Tensor, decoder_ids: torch.Tenso
         return model(input_ids=ids, output_hidden_states=True, **more)
 
 
+@pytest.mark.parametrize("pair", VARIANTS, indirect=True)
 def test_logits_and_hidden_states_are_those_of_transformers(pair: Any) -> None:
     name, theirs, ours, _ = pair
     ids, decoder_ids = random_ids(2, 13), random_ids(2, 9, seed=2)
@@ -57,6 +58,7 @@ def test_logits_and_hidden_states_are_those_of_transformers(pair: Any) -> None:
         close(ours.hidden(ids), expected.hidden_states[-1])
 
 
+@pytest.mark.parametrize("pair", VARIANTS, indirect=True)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(pair: Any, side: str) -> None:
     name, theirs, ours, _ = pair
@@ -73,10 +75,9 @@ def test_padding_on_either_side_changes_nothing(pair: Any, side: str) -> None:
         close(logits[row] if name in PAIRS else logits[row][mask[row] > 0], alone)
 
 
+@pytest.mark.parametrize("pair", DECODERS + ENCODERS, indirect=True)
 def test_packed_documents_do_not_see_each_other(pair: Any) -> None:
     name, theirs, ours, _ = pair
-    if name in PAIRS:
-        pytest.skip("packing of encoder-decoders is tested with their batches")
     ids = random_ids(1, 13)
     mask = torch.tensor([[1] * 6 + [2] * 4 + [0] * 1 + [3] * 2])
     packed = ours.logits(ids, mask)[0]
@@ -85,11 +86,10 @@ def test_packed_documents_do_not_see_each_other(pair: Any) -> None:
         close(packed[part], reference(name, theirs, ids[:, part], ids).logits[0])
 
 
+@pytest.mark.parametrize("pair", DECODERS + PAIRS, indirect=True)
 def test_a_cache_gives_step_by_step_what_one_pass_gives(pair: Any) -> None:
     name, theirs, ours, _ = pair
     network = ours.network
-    if name in ENCODERS:
-        pytest.skip("an encoder has no cache")
     ids, source = random_ids(2, 11, seed=3), random_ids(2, 9)
     if name == "llama-dynamic":  # past the trained length one pass and many steps stretch differently, by definition
         ids = ids[:, :7]
@@ -104,11 +104,10 @@ def test_a_cache_gives_step_by_step_what_one_pass_gives(pair: Any) -> None:
         assert cache.lengths.tolist() == [steps, steps]
 
 
+@pytest.mark.parametrize("pair", [name for name in DECODERS if name != "llama-dynamic"], indirect=True)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_cache_holds_rows_of_different_lengths(pair: Any, side: str) -> None:
     name, theirs, ours, _ = pair
-    if name not in DECODERS or name == "llama-dynamic":
-        pytest.skip("decoders alone are given padded prompts; dynamic scaling has its own test")
     lengths, width = [7, 3], 7
     ids, then = random_ids(2, width, seed=4), random_ids(2, 3, seed=5)
     padded, mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -129,6 +128,7 @@ def test_a_cache_holds_rows_of_different_lengths(pair: Any, side: str) -> None:
     close(again[0], again[2])
 
 
+@pytest.mark.parametrize("pair", VARIANTS, indirect=True)
 def test_a_saved_folder_opens_in_transformers_with_the_same_logits(pair: Any, tmp_path: Path) -> None:
     name, theirs, ours, folder = pair
     save_network(ours.network, tmp_path)
@@ -141,10 +141,9 @@ def test_a_saved_folder_opens_in_transformers_with_the_same_logits(pair: Any, tm
         assert torch.equal(one, other), key
 
 
+@pytest.mark.parametrize("pair", DECODERS + PAIRS, indirect=True)
 def test_greedy_generation_is_that_of_transformers_token_for_token(pair: Any) -> None:
     name, theirs, ours, folder = pair
-    if name in ENCODERS:
-        pytest.skip("an encoder does not write")
     prompts = [random_ids(1, n, seed=n)[0].tolist() for n in (6, 6, 3, 1)]
     texts: list[list[int]] = [[] for _ in prompts]
     with torch.inference_mode():

@@ -58,7 +58,7 @@ def load_config(
         config = family.read_config(foreign, family.head_of(foreign))
     except ConfigError as error:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
-    except (OverflowError, ZeroDivisionError, TypeError) as error:  # sizes that no arithmetic survives
+    except (OverflowError, ZeroDivisionError, TypeError, ValueError) as error:  # sizes that no arithmetic survives
         raise ConfigError(f"{path}: values that no model has ({error}); fetch the file again") from None
     foreign.finish(allow_unknown=allow_unknown)
     return family, config
