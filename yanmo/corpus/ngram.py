@@ -16,7 +16,7 @@ Techniques for Language Modeling, Harvard TR-10-98, 1998, section 3).
     discounts_of              counts of counts → D1, D2, D3
 
 A document begins with one symbol of its own, which is context and is never predicted. An n-gram that begins with it can
-have nothing before it, so there a is the number of occurrences at every order. No context reaches into another document.
+have nothing before it, so there a is the number of occurrences at every order. No context leaves its document.
 
 Storage: the n-grams of one order are numbered in sorted order. An n-gram is the number of its first k - 1 ids among
 those of order k - 1, times the size of the alphabet, plus its last id: one int64, found by binary search. The number
@@ -264,7 +264,7 @@ def _check(vocab_size: int, counts: list[np.ndarray], keys: list[np.ndarray], di
     """What `fit` makes true: sorted keys of n-grams whose beginnings exist, counts, discounts within their limits."""
     if discounts.shape != (len(counts), 3) or not ((discounts > 0) & (discounts <= [1, 2, 3])).all():
         raise ValueError("its discounts are out of range")
-    if counts[0].shape != (vocab_size,) or counts[0].min() < 0 or not 0 < counts[0].sum():
+    if counts[0].shape != (vocab_size,) or counts[0].min() < 0 or not counts[0].sum() > 0:
         raise ValueError("its counts of single ids are out of range")
     before = vocab_size + 1
     for count, key in zip(counts[1:], keys):
