@@ -95,7 +95,7 @@ def generate(
 ) -> None:
     """Continue a text with a model; only the new text is printed, as it is written."""
     text = read_prompt(prompt)
-    options = {
+    options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
         "temperature": temperature,
