@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -221,9 +222,12 @@ def _is_local(decoder: dict[str, Any] | None) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value without the keys that are null or false."""
+    """A JSON value without the keys that are null or false; scores in single precision, since the library's own
+    reading and writing moves the last digit of a double."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None and item is not False}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return struct.pack("<f", value).hex() if abs(value) < 3e38 else repr(value)
     return value

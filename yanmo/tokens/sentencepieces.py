@@ -131,14 +131,17 @@ class PieceEngine:
                     chunk = chunk[end + 2 :]
             spaced = self.layout.prefix == "always" or (self.layout.prefix == "first" and start == 0)
             processor = side.processor if spaced else side.bare
+            table = self.layout.table
             try:
-                pieces = processor.encode(chunk)
+                if table is None:
+                    ids += [side.ids[piece] for piece in processor.encode(chunk)]
+                else:  # by name: what one model cannot spell may still be a token of the other
+                    ids += [table.get(piece, self.unknown) for piece in processor.encode(chunk, out_type=str)]
             except Exception as error:
                 raise FileError(
                     f"{self.path}: the model cannot encode a text of {len(chunk):,} characters ({reason(error)}); "
                     "fetch the file again"
                 ) from None
-            ids += [side.ids[piece] for piece in pieces]
         return ids
 
     def _split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
