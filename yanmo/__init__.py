@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "ConfigError": "yanmo.errors",
+    "Corpus": "yanmo.corpus.build",
     "Document": "yanmo.corpus.documents",
     "Error": "yanmo.errors",
     "FileError": "yanmo.errors",
@@ -26,19 +27,25 @@ PUBLIC = {
     "InputError": "yanmo.errors",
     "MissingExtra": "yanmo.errors",
     "Model": "yanmo.inference.model",
+    "NGram": "yanmo.corpus.ngram",
     "NetworkError": "yanmo.errors",
     "Recurrent": "yanmo.models.recurrent",
     "RecurrentConfig": "yanmo.models.config",
     "Tokenizer": "yanmo.tokens.tokenizer",
     "Transformer": "yanmo.models.transformer",
     "TransformerConfig": "yanmo.models.config",
+    "build_corpus": "yanmo.corpus.build",
     "doctor": "yanmo.machine",
     "load": "yanmo.inference.model",
+    "load_corpus": "yanmo.corpus.build",
     "load_tokenizer": "yanmo.tokens.tokenizer",
+    "read_documents": "yanmo.corpus.text",
+    "train_tokenizer": "yanmo.tokens.train",
 }
 
 __all__ = [
     "ConfigError",
+    "Corpus",
     "Document",
     "Error",
     "FileError",
@@ -46,6 +53,7 @@ __all__ = [
     "InputError",
     "MissingExtra",
     "Model",
+    "NGram",
     "NetworkError",
     "Recurrent",
     "RecurrentConfig",
@@ -53,13 +61,20 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "__version__",
+    "build_corpus",
     "doctor",
     "load",
+    "load_corpus",
     "load_tokenizer",
+    "read_documents",
+    "train_tokenizer",
 ]
 
 if TYPE_CHECKING:
+    from yanmo.corpus.build import Corpus, build_corpus, load_corpus
     from yanmo.corpus.documents import Document
+    from yanmo.corpus.ngram import NGram
+    from yanmo.corpus.text import read_documents
     from yanmo.errors import ConfigError, Error, FileError, InputError, MissingExtra, NetworkError
     from yanmo.inference.model import Model, load
     from yanmo.inference.text import Generation
@@ -68,6 +83,7 @@ if TYPE_CHECKING:
     from yanmo.models.recurrent import Recurrent
     from yanmo.models.transformer import Transformer
     from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
+    from yanmo.tokens.train import train_tokenizer
 
 
 def __getattr__(name: str) -> Any:
