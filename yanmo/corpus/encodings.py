@@ -57,7 +57,11 @@ _WIDER = {  # what browsers decode under these names (WHATWG Encoding Standard)
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-_UNSAFE = {"utf-7", "idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "mbcs", "oem"}
+# What the Encoding Standard knows; Python's other codecs unpack, escape or decode no text.
+_DECLARABLE = re.compile(
+    "utf-8|gb(2312|k|18030)|hz|big5(hkscs)?|euc_(jp|kr)|iso2022_jp|shift_jis|cp(932|949|866|874|125[0-8])|koi8-[ru]|"
+    "iso8859-[0-9]+|ascii"
+)
 
 
 class Undecodable(Exception):
@@ -151,10 +155,9 @@ def declared_charset(head: bytes) -> str | None:
         return None
     try:
         name = codecs.lookup(found.group(1).decode("ascii")).name
-        b"".decode(name)  # LookupError for codecs that do not give text
-    except (LookupError, ValueError):
+    except LookupError:
         return None
-    if name in _UNSAFE or name.startswith(("utf-16", "utf-32")):  # a page that could be read up to here is neither
+    if not _DECLARABLE.fullmatch(name):
         return None
     return _WIDER.get(name, name)
 

@@ -93,8 +93,8 @@ def _read_text(source: Source, report: ReadReport) -> Iterator[Document]:
     report.encodings[encoding] += 1
     with open_source(source) as file, io.TextIOWrapper(file, encoding, newline=None) as text:
         for piece in pieces(text.read):
-            yield new_document(piece, source.name)
             report.bytes_read = before + _position(file, source)
+            yield new_document(piece, source.name)
 
 
 def _decoded(data: bytes, report: ReadReport) -> str:
@@ -123,17 +123,17 @@ def _read_jsonl(source: Source, report: ReadReport) -> Iterator[Document]:
                 line = ""
             if line.isspace():
                 continue
+            report.bytes_read = before + _position(file, source)
             problem, document = _from_line(line, source)
             if document is None:
-                where = f"{source.name}: line {number:,} {_LINE_PROBLEMS[problem]}; mend or remove the line"
+                where = f"{source.name}: line {number:,} {_LINE_PROBLEMS[problem].format(MAX_LINE)}; mend or remove the line"
                 report.fail(source.name, problem, where)
             else:
                 yield document
-            report.bytes_read = before + _position(file, source)
 
 
 _LINE_PROBLEMS = {
-    "line_too_long": f"has more than {MAX_LINE:,} characters",
+    "line_too_long": "has more than {:,} characters",
     "line_undecodable": "is not UTF-8",
     "line_not_json": "is not a JSON object",
     "line_without_text": "has no text in 'text' or 'content'",
