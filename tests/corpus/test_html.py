@@ -79,7 +79,9 @@ def test_hostile_pages_end_in_time(part):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.sampled_from(["<div>", "</p>", "<table", "<svg>", "&#0;", "&#xd800;", "\0", "<!--", "中", "x", ">"])))
+@given(
+    st.lists(st.sampled_from(["<div>", "</p>", "<table", "<svg>", "&#0;", "&#xd800;", "\0", "<!--", "中", "x", ">"]))
+)
 def test_any_markup_gives_text_or_a_reason(parts):
     try:
         text, _ = page_text("".join(parts).encode())

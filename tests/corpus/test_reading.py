@@ -18,7 +18,9 @@ from yanmo.corpus.text import border, pieces, read_documents
 from yanmo.errors import Error, FileError, InputError
 
 简体 = "今天的天气很好，我们一起去公园里散步。他说这个地方是全国最大的，来的人也不少。"
-PAGE = "<html><head><title>T</title>{}</head><body><nav><a href=/>Home</a></nav><article><p>{}</p></article></body></html>"
+PAGE = (
+    "<html><head><title>T</title>{}</head><body><nav><a href=/>Home</a></nav><article><p>{}</p></article></body></html>"
+)
 
 
 def read(*paths, report=None):
@@ -224,7 +226,7 @@ def test_a_bad_line_is_counted_with_its_number(tmp_path, monkeypatch):
         b'{"text": "' + b"x" * 300 + b'"}',
         b"[" * 99,
         b'{"text": "half \\ud800", "url": "a\\nb\\ud800", "date": 7}',
-        "  ".encode(),
+        b"  ",
         b'{"text": "last"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))

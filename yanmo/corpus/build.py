@@ -84,7 +84,7 @@ class Split:
 def cut_in_two(document: Document, valid_share: float) -> tuple[Document, Document]:
     """Cut at the last paragraph border before the validation share begins; ids end in -train and -valid."""
     text = document.text
-    high = max(round(len(text) * (1 - valid_share)), 1)
+    high = max(min(round(len(text) * (1 - valid_share)), len(text) - 1), 1)
     end = border(text, high // 2, high)
     halves = clean(text[:end]), clean(text[end:])
     if not all(half.strip() for half in halves):

@@ -126,8 +126,8 @@ def _read_jsonl(source: Source, report: ReadReport) -> Iterator[Document]:
             report.bytes_read = before + _position(file, source)
             problem, document = _from_line(line, source)
             if document is None:
-                where = f"{source.name}: line {number:,} {_LINE_PROBLEMS[problem].format(MAX_LINE)}; mend or remove the line"
-                report.fail(source.name, problem, where)
+                what = _LINE_PROBLEMS[problem].format(MAX_LINE)
+                report.fail(source.name, problem, f"{source.name}: line {number:,} {what}; mend or remove the line")
             else:
                 yield document
 
