@@ -136,8 +136,16 @@ def test_ctrl_c_is_130_and_says_that_one_can_go_on(model):
     assert err.strip() == "yanmo: interrupted; run the same command again to go on"
 
 
+def test_ctrl_c_before_a_verb_has_begun_is_130_too(yan, monkeypatch):
+    def interrupted(args, prog_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert yan("doctor")[0] == 130
+
+
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
-@pytest.mark.parametrize("args", [["--help"], ["doctor", "--quick"], ["doctor", "--quick", "--json"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["doctor", "--quick"], ["doctor", "--quick", "--json"]])
 def test_a_reader_who_leaves_early_is_no_error(args):
     with command(*args) as running:
         running.stdout.close()
@@ -193,7 +201,7 @@ def test_every_option_reaches_the_model(yan, model):
         "--temperature": 0.9,
         "--top-k": 50,
         "--top-p": 0.9,
-        "--min-p": 0.01,
+        "--min-p": 0.3,
         "--typical-p": 0.95,
         "--repetition-penalty": 1.2,
         "--presence-penalty": 0.5,
