@@ -190,3 +190,19 @@ def test_learned_positions_end_the_text_and_refuse_a_longer_prompt(model: Model,
         small.generate("The ink is ground before one writes; the stone is wet, and the hand is slow.")
     with pytest.raises(InputError, match="12"):
         small.logits([[5] * 13])
+
+
+def test_a_copy_keeps_the_card_and_the_advice_that_the_model_came_with(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "one", card="# A card with a licence\n")
+    advice = tmp_path / "one" / "generation_config.json"
+    advice.write_text(advice.read_text().replace("{", '{"top_p": 0.8,', 1))
+    yanmo.load(tmp_path / "one").save(tmp_path / "two")
+    assert (tmp_path / "two" / "README.md").read_text() == "# A card with a licence\n"
+    assert '"top_p": 0.8' in (tmp_path / "two" / "generation_config.json").read_text()
+
+
+def test_a_mask_must_number_documents_from_left_to_right(model: Model) -> None:
+    with pytest.raises(InputError, match="falling order"):
+        model.logits([5, 6, 7], [2, 1, 1])
+    with pytest.raises(InputError, match="mask is"):
+        model.logits([5, 6, 7], [1, 1])

@@ -207,3 +207,12 @@ def test_a_model_without_a_head_gives_its_hidden_states(cls: str, tmp_path: Path
         out = theirs(input_ids=ids, **({"decoder_input_ids": ids} if both else {}))
     model = Model(load_network(tmp_path), None)
     close(model.hidden(ids, decoder_ids=ids if both else None), out.last_hidden_state)
+
+
+def test_a_pair_of_texts_has_its_token_types(tmp_path: Path) -> None:
+    theirs = make(*VARIANTS["bert"], tmp_path)
+    ids, types = random_ids(2, 9), torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1]] * 2)
+    model = Model(load_network(tmp_path), None)
+    with torch.no_grad():
+        close(model.logits(ids, token_types=types), theirs(input_ids=ids, token_type_ids=types).logits)
+    assert (model.logits(ids, token_types=types) - model.logits(ids)).abs().max() > 0.1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from yanmo.errors import FileError, InputError, nearest
-from yanmo.files import atomic_folder, write_atomic, write_json
+from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
 from yanmo.hub import resolve
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Ends, Options, Token, generate_ids
@@ -106,21 +106,28 @@ class Model:
         return self._tokenizer
 
     @torch.inference_mode()
-    def logits(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+    def logits(
+        self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None, token_types: Ids | None = None
+    ) -> Tensor:
         """Return the scores (batch, position, vocabulary) in float32.
 
         ids: numbers (batch, position) or one list of them; mask: 0 for padding, k for the k-th document of the row.
-        An encoder-decoder reads `ids` and scores what follows each of `decoder_ids`.
+        An encoder-decoder reads `ids` and scores what follows each of `decoder_ids`. token_types: 0 for the first text
+        of a pair, 1 for the second (BERT).
         """
-        return self.network.logits(self._hidden(ids, mask, decoder_ids)).float()
+        return self.network.logits(self._hidden(ids, mask, decoder_ids, token_types)).float()
 
     @torch.inference_mode()
-    def hidden(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+    def hidden(
+        self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None, token_types: Ids | None = None
+    ) -> Tensor:
         """Return the last hidden vectors (batch, position, width) in float32; without decoder_ids, of the encoder."""
-        return self._hidden(ids, mask, decoder_ids, encoder_alone=decoder_ids is None).float()
+        return self._hidden(ids, mask, decoder_ids, token_types, encoder_alone=decoder_ids is None).float()
 
     @torch.inference_mode()
-    def scores(self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None) -> Tensor:
+    def scores(
+        self, ids: Ids, mask: Ids | None = None, *, decoder_ids: Ids | None = None, token_types: Ids | None = None
+    ) -> Tensor:
         """Return the scores of a label head in float32: (batch, labels) or, of tokens, (batch, position, labels).
 
         An encoder-decoder whose head reads the decoder feeds it `ids` shifted right by its start token.
@@ -132,7 +139,7 @@ class Model:
         if self.config.kind == "encoder-decoder" and decoder_ids is None:
             decoder_ids = torch.roll(tensor, 1, 1)
             decoder_ids[:, 0] = self.config.decoder_start_id or 0  # type: ignore[union-attr]
-        hidden = self._hidden(tensor, marks, decoder_ids)
+        hidden = self._hidden(tensor, marks, decoder_ids, token_types)
         return network.scores(hidden, tensor, marks).float()  # type: ignore[operator]
 
     @torch.inference_mode()
@@ -146,17 +153,30 @@ class Model:
         run(tensor, self._mask(mask, tensor), record=record)
         return record
 
-    def _hidden(self, ids: Ids, mask: Ids | None, decoder_ids: Ids | None, *, encoder_alone: bool = False) -> Tensor:
+    def _hidden(
+        self,
+        ids: Ids,
+        mask: Ids | None,
+        decoder_ids: Ids | None,
+        token_types: Ids | None = None,
+        *,
+        encoder_alone: bool = False,
+    ) -> Tensor:
         tensor = self._tensor(ids, "ids")
         marks, kind = self._mask(mask, tensor), self.config.kind
         if kind == "decoder":
             if decoder_ids is not None:
                 raise InputError("decoder_ids are for encoder-decoders; this model is a decoder alone")
             return self.network.decode(tensor, marks)
+        if token_types is not None and not getattr(self.config, "n_token_types", 0):
+            raise InputError("this model has no token types; leave token_types out")
         if kind == "encoder" or encoder_alone:
             if decoder_ids is not None:
                 raise InputError("decoder_ids are for encoder-decoders; this model is an encoder alone")
-            return self.network.encode(tensor, marks)
+            if token_types is None:
+                return self.network.encode(tensor, marks)
+            types = self._tensor(token_types, "token_types", self.config.n_token_types)  # type: ignore[union-attr]
+            return self.network.encode(tensor, marks, token_types=types)  # type: ignore[call-arg]
         if decoder_ids is None:
             raise InputError("an encoder-decoder needs decoder_ids: the tokens after which it is to score the next one")
         target = self._tensor(decoder_ids, "decoder_ids", self.config.output_size)
@@ -189,6 +209,8 @@ class Model:
             raise InputError(
                 f"mask is {list(tensor.shape)}, and must be {list(ids.shape)} like ids, of numbers from 0 on"
             )
+        if bool(((tensor > 0) & (tensor < tensor.cummax(1).values)).any()):
+            raise InputError("mask numbers the documents of a row in falling order; number them from left to right")
         return tensor
 
     def generate(self, prompt: str | Sequence[str], *, stop: str | Sequence[str] = (), **options: Any) -> Any:
@@ -278,13 +300,19 @@ class Model:
     def save(self, path: str | Path, *, card: str = "", family: str = "") -> None:
         """Write a model folder that Yanmo and transformers open: complete, or not at all.
 
-        card: the text of README.md. family: another public format than the one it came in.
+        card: the text of README.md; by default the one that the model came with. family: another public format than the one it came in.
         """
+        generation: dict[str, Any] = {}
+        if self.folder is not None:  # a copy keeps what came with the model: sampling advice, licence, provenance
+            if (self.folder / "generation_config.json").is_file():
+                generation = read_json_object(self.folder / "generation_config.json")
+            if not card and (self.folder / "README.md").is_file():
+                card = read_text(self.folder / "README.md")
         with atomic_folder(path) as folder:
             save_network(self.network, folder, family=family)
             if self._tokenizer is not None:
                 self._tokenizer.save(folder)
-            write_json(folder / "generation_config.json", _generation_values(self.ends, self.config))
+            write_json(folder / "generation_config.json", generation | _generation_values(self.ends, self.config))
             if card:
                 write_atomic(folder / "README.md", card)
 
