@@ -21,9 +21,7 @@ def shards(folder: Path, sizes: list[int]) -> TokenShards:
     """Documents whose ids are all different, so that a target tells where it stood."""
     ids = iter(range(10, 60000))
     documents = [[next(ids) for _ in range(size)] for size in sizes]
-    return write_shards(
-        documents, folder, tokenizer_hash="h", vocab_size=60000, n_bytes=99, start_id=START, end_id=END
-    )
+    return write_shards(documents, folder, tokenizer_hash="h", vocab_size=60000, n_bytes=99, start_id=START, end_id=END)
 
 
 def sizes(seed: int, count: int = 60) -> list[int]:

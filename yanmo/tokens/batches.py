@@ -67,8 +67,8 @@ class PackedBatches(Iterator[Batch]):
                 raise InputError(f"{name} is {value}, at least 1 is needed")
         if shards.n_tokens < rows * length:
             raise InputError(
-                f"{shards.folder}: {shards.n_tokens:,} tokens are fewer than one batch of {rows} rows x {length} tokens "
-                f"= {rows * length:,}; lower the rows or the length, or add text"
+                f"{shards.folder}: {shards.n_tokens:,} tokens are fewer than one batch of {rows} rows x {length} "
+                f"tokens = {rows * length:,}; lower the rows or the length, or add text"
             )
         self.shards, self.rows, self.length, self.seed = shards, rows, length, seed
         self.drawn = 0
@@ -170,7 +170,7 @@ def validation_windows(shards: TokenShards, length: int) -> int:
 class _Window(NamedTuple):
     document: int
     begin: int  # first id of the document that the window predicts
-    count: int
+    size: int
     context: int  # how many of these were scored by the window before
 
 
@@ -188,14 +188,14 @@ def _pack(windows: list[_Window], length: int) -> list[list[_Window]]:
     """Put windows into rows, longest first, each into the fullest row that still has room (best fit)."""
     rows: list[list[_Window]] = []
     room: list[tuple[int, int]] = []  # (free columns, row), ascending
-    for window in sorted(windows, key=lambda window: -window.count):
-        place = bisect.bisect_left(room, (window.count, 0))
+    for window in sorted(windows, key=lambda window: -window.size):
+        place = bisect.bisect_left(room, (window.size, 0))
         free, row = room.pop(place) if place < len(room) else (length, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(window)
-        if free > window.count:
-            bisect.insort(room, (free - window.count, row))
+        if free > window.size:
+            bisect.insort(room, (free - window.size, row))
     return rows
 
 
@@ -203,10 +203,10 @@ def _validation_row(shards: TokenShards, windows: list[_Window], length: int) ->
     row = np.empty((3, length), np.int64)
     column = 0
     for document, window in enumerate(windows, start=1):
-        part = row[:, column : column + window.count]
+        part = row[:, column : column + window.size]
         _fill(part, shards, window.document, window.begin, document)
         part[1, : window.context] = NO_TARGET
-        column += window.count
+        column += window.size
     row[:, column:] = np.array([[shards.end_id], [NO_TARGET], [0]])
     return row
 

@@ -158,7 +158,7 @@ def _write_arrays(
         put(bounds_file, "bounds.bin", np.zeros(1, "<i8"))
         for document in documents:
             ids = np.fromiter(document, np.int64, len(document))
-            if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
+            if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
                 wrong = int(ids[(ids < 0) | (ids >= vocab_size)][0])
                 raise InputError(
                     f"document {n_documents} has the id {wrong}, outside the vocabulary of {vocab_size} ids; "
@@ -212,7 +212,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         value = meta.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise FileError(f"{path}: {key} is {value!r}, a {kind.__name__} is needed; {remedy}")
-        if kind is int and not 0 <= value < 1 << 48:
+        if isinstance(value, int) and not 0 <= value < 1 << 48:
             raise FileError(f"{path}: {key} is {value}, outside 0 to 2^48; {remedy}")
     if meta["dtype"] not in ("uint16", "uint32"):
         raise FileError(f"{path}: dtype is {meta['dtype']!r}, only uint16 and uint32 are read; {remedy}")
@@ -246,6 +246,6 @@ def _verify(path: Path, array: np.ndarray, digests: dict[str, str], vocab_size: 
             raise FileError(
                 f"{path}: has the id {int(part.max())}, outside the vocabulary of {vocab_size}; make the shards again"
             )
-        digest.update(part)
+        digest.update(part.data)
     if digest.hexdigest() != digests[path.name]:
         raise FileError(f"{path}: its content is not what was written (SHA-256 differs); make the shards again")

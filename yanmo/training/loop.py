@@ -27,7 +27,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -137,7 +137,7 @@ class Loop:
     def __init__(
         self, network: nn.Module, batches: Iterable[Batch], objective: Objective, settings: Settings, run: Run | None
     ) -> None:
-        self.source: Any = batches  # Any: state and restore are needed with a run alone
+        self.source = cast(Any, batches)  # state and restore are needed with a run alone
         if run is not None and not hasattr(self.source, "state"):
             raise InputError("batches without state() cannot be resumed; give PackedBatches, or train without a run")
         self.network, self.objective, self.settings, self.run = network, objective, settings, run
@@ -155,7 +155,7 @@ class Loop:
         self.saved_step = 0
         self.random = seeded(settings.seed, self.device)
         self.data: dict[str, Any] = {} if run is None else self.source.state()
-        self.before = 0.0  # seconds of earlier calls
+        self.before = self.last_step = 0.0  # seconds of earlier calls, and of one step
         self.start = self.saved_at = time.monotonic()
 
     @property
@@ -168,22 +168,21 @@ class Loop:
         if self.settings.steps is not None:
             return self.step >= self.settings.steps
         assert self.settings.seconds is not None
-        half_step = self.seconds / self.step / 2 if self.step else 0.0
-        return self.step > 0 and self.seconds + half_step >= self.settings.seconds
+        return self.step > 0 and self.seconds + self.last_step / 2 >= self.settings.seconds
 
-    def progress(self) -> float:
-        """How far the run is in the middle of the coming step, in [0, 1]."""
+    def progress(self, began: float) -> float:
+        """How far the run is in the middle of the present step, which began at `began` seconds, in (0, 1)."""
         if self.settings.steps is not None:
             return (self.step + 0.5) / self.settings.steps
         assert self.settings.seconds is not None
-        half_step = self.seconds / self.step / 2 if self.step else 0.0
-        return min(1.0, (self.seconds + half_step) / max(self.settings.seconds, 1e-9))
+        now = self.seconds
+        return (began + now) / 2 / max(self.settings.seconds, now, 1e-9)
 
     # --- one step
 
     def step_once(self) -> Step | None:
         """Take one window, update the weights, record and save what is due; None where no batch is left."""
-        began = time.monotonic()
+        began = self.seconds
         with kept(self.device):
             self.random.put()
             window = list(itertools.islice(self.batches, self.settings.accumulation))
@@ -193,7 +192,7 @@ class Loop:
             loss, targets = self._gradients(window)
             norm = self._scale(targets)
             factor = SCHEDULES[self.settings.schedule](
-                self.progress(), self.settings.warmup, self.settings.decay, self.settings.floor
+                self.progress(began), self.settings.warmup, self.settings.decay, self.settings.floor
             )
             with uninterrupted():
                 if targets:
@@ -201,6 +200,7 @@ class Loop:
                 self.optimizer.zero_grad()
                 self.step += 1
                 self.tokens += targets
+                self.last_step = self.seconds - began
                 self.random = RandomStates.capture(self.device)
                 step = Step(
                     step=self.step,
@@ -209,7 +209,7 @@ class Loop:
                     learning_rate=self.settings.learning_rate * factor,
                     gradient_norm=norm,
                     seconds=self.seconds,
-                    tokens_per_second=targets / max(time.monotonic() - began, 1e-9),
+                    tokens_per_second=targets / max(self.seconds - began, 1e-9),
                 )
                 if self.run is not None:
                     self.data = self.source.state()

@@ -161,6 +161,8 @@ def _used_by_logits(network: Any) -> set[int]:
     width = network.config.width
     with torch.enable_grad():
         scores = network.logits(torch.zeros(1, width, device=parameters[0].device, dtype=parameters[0].dtype))
+        if not scores.requires_grad:  # every weight of the output layer is frozen
+            return set()
         gradients = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)
     return {id(p) for p, gradient in zip(parameters, gradients) if gradient is not None}
 
@@ -210,4 +212,6 @@ def _rise(progress: float, warmup: float) -> float:
 
 def _share(progress: float, begin: float, end: float) -> float:
     """How much of [begin, end] lies behind, in [0, 1]."""
-    return 1.0 if begin >= end else min(1.0, max(0.0, (progress - begin) / (end - begin)))
+    if begin >= end:
+        return float(progress >= begin)
+    return min(1.0, max(0.0, (progress - begin) / (end - begin)))
