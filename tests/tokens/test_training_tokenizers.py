@@ -75,7 +75,7 @@ def test_bpe_ends_documents_with_its_own_token(corpus):
 
 
 def test_bpe_splits_digits_and_joins_chinese(corpus):
-    tokenizer = train_tokenizer([*corpus, *["今天天气很好，今天1234"] * 40], "bpe", 500)
+    tokenizer = train_tokenizer([*corpus, *["今天天气很好，今天1234"] * 200], "bpe", 900)
     tokens = [tokenizer.decode([number]) for number in tokenizer.encode("今天1234")]
     assert tokens == ["今天", "1", "2", "3", "4"]
 
