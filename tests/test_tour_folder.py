@@ -39,11 +39,16 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_another_text_or_another_budget_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    open_tour(tmp_path / "t", ["a.txt"], 3)
+    open_tour(tmp_path / "t", ["a.txt"], 3).do("corpus", dict)
     with pytest.raises(FileError, match="holds a tour of .*a.txt; remove the folder, or name another with --out"):
         open_tour(tmp_path / "t", [], 3)
     with pytest.raises(FileError, match="a tour of 3 minutes, not of 10"):
         open_tour(tmp_path / "t", ["a.txt"], 10)
+
+
+def test_before_the_corpus_is_made_the_text_and_the_budget_may_change(tmp_path: Path) -> None:
+    open_tour(tmp_path / "t", ["a.txt"], 3)
+    assert open_tour(tmp_path / "t", [], 10).minutes == 10
 
 
 def test_a_folder_with_something_else_stays_as_it_is(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from yanmo.files import PREFIX, read_json_object, reason, write_json
 FORMAT = "yanmo-tour-1"
 STATE = "tour.json"
 REPORT = "report.html"
+NAMES = {"ngram": "n-gram", "lstm": "LSTM", "transformer": "Transformer"}
 LEAST_MINUTES, MOST_MINUTES = 0.5, 24 * 60.0
 
 
@@ -63,10 +64,8 @@ class Tour:
         """Return the kept result of a stage, or do its work, keep the result and return it."""
         if name not in self.stages:
             start = self.spent
-            result = work()
-            earlier = float(self.stages.get(f"{name}:part", {}).get("seconds", 0.0))
-            self.stages.pop(f"{name}:part", None)
-            self.stages[name] = {"seconds": round(self.spent - start + earlier, 3)} | result
+            result = work()  # a stage of several calls counts its own seconds
+            self.stages[name] = {"seconds": round(self.spent - start, 3)} | result
             self.keep()
         return self.stages[name]
 
@@ -115,7 +114,9 @@ def open_tour(out: str | Path, paths: Sequence[str | Path], minutes: float) -> T
     if STATE not in others:
         listed = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
         raise FileError(f"{out}: holds something else ({listed}); name an empty or new folder with --out")
-    tour = _read(out, wanted)
+    tour = _read(out)
+    if "corpus" not in tour.stages:  # nothing that depends on the text or the budget
+        tour = Tour(out, wanted, minutes)
     _same(tour, wanted, minutes)
     for name in names:
         if name.startswith(PREFIX):  # what a killed call was writing
@@ -124,7 +125,7 @@ def open_tour(out: str | Path, paths: Sequence[str | Path], minutes: float) -> T
     return tour
 
 
-def _read(out: Path, wanted: tuple[str, ...]) -> Tour:
+def _read(out: Path) -> Tour:
     path = out / STATE
     values = read_json_object(path)
     remedy = "remove the folder, or name another with --out"
@@ -150,6 +151,15 @@ def _same(tour: Tour, wanted: tuple[str, ...], minutes: float) -> None:
             f"{tour.out}: holds a tour of {tour.minutes:g} minutes, not of {minutes:g}; "
             "remove the folder, or name another with --out"
         )
+
+
+def forget(tour: Tour) -> None:
+    """Remove a folder in which nothing has been made yet."""
+    shutil.rmtree(tour.out / "corpus", ignore_errors=True)  # of too little text
+    for name in (STATE, "lock"):
+        (tour.out / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it was there before, with something in it
+        tour.out.rmdir()
 
 
 @contextlib.contextmanager

@@ -5,17 +5,18 @@ In: numbers and foreign text. Out: bars on a terminal, plain lines elsewhere.
     Show.stage, say, table     the headings, sentences and tables that stay
     Show.steps                 a bar over counted work
     Show.training              the live line of a model: share of its time, loss, bits per byte, speed
-    Show.stream                text as it is written, control characters made visible
+    Show.continue_             a prompt and the text that continues it, as it is written
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.rule import Rule
@@ -24,6 +25,7 @@ from rich.text import Text
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
+BREAKS = re.compile(r"(?<=\s)(?=\S)|(?<=[\u2e80-\u9fff\uff00-\uffef])(?=[^\s\u3000-\u303f\uff00-\uffef])")
 LEAST_WIDTH = 62  # below this the bars leave out speed and time
 
 
@@ -98,12 +100,28 @@ class Show:
         """Whether long remarks do not fit beside a bar."""
         return self.err.is_terminal and self.err.width < LEAST_WIDTH
 
-    def stream(self, pieces: Iterator[str], style: str = "") -> str:
-        """Print pieces of text as they come, and return the whole."""
-        whole = []
+    def continue_(self, prompt: str, pieces: Iterable[str]) -> str:
+        """Print a prompt and, as they come, the pieces that continue it, and return their sum."""
+        place = self._print(prompt, "dim", 0)
+        whole, waiting = [], ""
         for piece in pieces:
             whole.append(piece)
-            self.out.print(Text(clean(piece), style=style), end="", soft_wrap=True)
-            self.out.file.flush()
+            words = BREAKS.split(waiting + piece)
+            waiting = words.pop()  # a word is printed when it is known to have ended, so that no line breaks inside it
+            place = self._print("".join(words), "bold", place)
+        self._print(waiting, "bold", place)
         self.out.print()
         return "".join(whole)
+
+    def _print(self, text: str, style: str, place: int) -> int:
+        """Print text from column `place` on, broken between words on a terminal, and return the column after it."""
+        for word in BREAKS.split(clean(text)):
+            if self.out.is_terminal and place + cell_len(word.rstrip()) > self.out.width:
+                self.out.print()
+                place = 0
+            if self.out.is_terminal and place + cell_len(word) > self.out.width:
+                word = word.rstrip(" ")  # a space past the last column would open an empty line
+            self.out.print(Text(word, style=style), end="", soft_wrap=True)
+            place = place + cell_len(word) if not word.endswith("\n") else 0
+        self.out.file.flush()
+        return place
