@@ -300,7 +300,8 @@ class Model:
     def save(self, path: str | Path, *, card: str = "", family: str = "") -> None:
         """Write a model folder that Yanmo and transformers open: complete, or not at all.
 
-        card: the text of README.md; by default the one that the model came with. family: another public format than the one it came in.
+        card: the text of README.md; by default the one that the model came with. family: another public format than
+        the one it came in.
         """
         generation: dict[str, Any] = {}
         if self.folder is not None:  # a copy keeps what came with the model: sampling advice, licence, provenance
