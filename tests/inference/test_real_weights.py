@@ -40,3 +40,11 @@ def test_it_continues_a_prompt_and_streams_the_same_text(stories: yanmo.Model) -
 def test_a_saved_copy_writes_the_same_story(stories: yanmo.Model, tmp_path: Path) -> None:
     stories.save(tmp_path / "copy")
     assert yanmo.load(tmp_path / "copy").generate("", max_new_tokens=40) == stories.generate("", max_new_tokens=40)
+
+
+def test_the_end_of_a_prompt_does_not_come_back_in_the_text(stories: yanmo.Model) -> None:
+    """A line end is a byte of its own here, which is held until it is known whether a character goes on."""
+    text = stories.generate("Once upon a time\n", max_new_tokens=8)
+    ids = stories.tokenizer.encode("Once upon a time\n")
+    new = stories.generations(["Once upon a time\n"], max_new_tokens=8)[0][0].ids
+    assert "Once upon a time\n" + text == stories.tokenizer.decode(ids + new)

@@ -44,8 +44,7 @@ class TextRow:
         self._taken = 0
         self._cut = False  # a stop string was found
         if primed:  # the first new piece depends on what stands before it: a space, half a character
-            for id in prompt:
-                self._stream.push(id)
+            self._stream.prime(prompt)
 
     def push(self, token: Token, *, is_end: bool, rich: bool) -> None:
         """Add a token; an end token is counted and not written."""
