@@ -114,9 +114,9 @@ def _read_jsonl(source: Source, report: ReadReport) -> Iterator[Document]:
     before = report.bytes_read
     with open_source(source) as file, io.TextIOWrapper(file, encoding, errors, newline="\n") as text:
         number = 0
-        while line := text.readline(MAX_LINE):
+        while line := text.readline(MAX_LINE + 1):
             number += 1
-            whole = len(line) < MAX_LINE or line.endswith("\n")
+            whole = len(line) <= MAX_LINE or line.endswith("\n")
             while not whole:  # the rest of a line that is too long
                 rest = text.readline(2**20)
                 whole = not rest or rest.endswith("\n")
