@@ -15,13 +15,14 @@ In: a folder. Out: a `Run`, held by one process at a time, or a FileError where 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,10 +35,16 @@ STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 MAX_METRICS = 1 << 32
 
 
-def open_run(folder: str | Path, recipe: str, environment: dict[str, Any]) -> Run:
+def open_run(
+    folder: str | Path,
+    recipe: str,
+    environment: dict[str, Any],
+    adopt: Callable[[str], None] | None = None,
+) -> Run:
     """Make a run folder for a resolved recipe (TOML text), or take up the one that an earlier call left unfinished.
 
-    A folder of something else, a run of another recipe and a run that another process holds are refused.
+    A folder of something else, a run of another recipe and a run that another process holds are refused. A run without
+    a checkpoint may take another recipe: `adopt` is called with the old one and removes what no longer fits.
     """
     folder = Path(folder)
     try:
@@ -55,7 +62,10 @@ def open_run(folder: str | Path, recipe: str, environment: dict[str, Any]) -> Ru
         run = Run(folder, lock)
         if is_run(folder) and (folder / "recipe.toml").exists():
             known = read_text(folder / "recipe.toml")
-            if known != recipe:
+            if known != recipe and adopt is not None and not run.checkpoints():
+                adopt(known)
+                write_atomic(folder / "recipe.toml", recipe)
+            elif known != recipe:
                 raise ConfigError(
                     f"{folder}: holds a run of another recipe ({_difference(known, recipe)}); "
                     "continue with the same values, or choose another folder"
@@ -99,6 +109,15 @@ class Run:
             self._log.close()
             self._log = None
         self._held.close()
+
+    def forget(self) -> None:
+        """Remove the folder where nothing was made in it yet: a mistake in the recipe leaves no trace."""
+        own = {"recipe.toml", "environment.json", "lock"}
+        if {path.name for path in self.folder.iterdir()} <= own:
+            for name in own:
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows: the lock is still held
+                self.folder.rmdir()
 
     # --- metrics
 

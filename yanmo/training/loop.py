@@ -25,7 +25,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,7 +110,7 @@ def train(
     settings: Settings,
     *,
     run: Run | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Train `network` in place and yield a Step after each update, until steps, seconds or batches are used up.
 
     With a run, steps are appended to its metrics and checkpoints are written before they are yielded, and an unfinished

@@ -1,0 +1,239 @@
+"""Recipes: what a user writes to train a model.
+
+In: a TOML file, and overrides "section.key=value". Out: a checked, frozen Recipe; the same as TOML again.
+
+    load_recipe      file + overrides → Recipe; the first mistake is one sentence, with the nearest key
+    read_recipe      TOML text → Recipe
+    dump_recipe      Recipe → TOML: what a run folder keeps
+
+Every key has a default but [data] paths, and [train] needs one of steps and minutes. Paths are taken from the folder in
+which the command runs, as everywhere on a command line.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from yanmo.errors import ConfigError, nearest
+from yanmo.files import read_text
+
+MAX_RECIPE = 1 << 20
+Whole = Annotated[int, Field(ge=1, le=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+EXCLUSIVE = {("train", "steps"): "minutes", ("train", "minutes"): "steps", ("tokenizer", "path"): "vocab_size"}
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown key, no silent conversion, no change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The network. `family` is the public format of a transformer; the other kinds have Yanmo's own."""
+
+    kind: Literal["transformer", "lstm", "gru", "rnn"] = "transformer"
+    family: Literal["llama", "qwen3", "gpt2"] = "qwen3"
+    width: Whole = 256
+    layers: Annotated[int, Field(ge=1, le=4096)] = 6
+    heads: Whole = 4
+    kv_heads: Whole | None = None  # as many as heads
+    head_width: Whole | None = None  # width / heads
+    ffn_width: Whole | None = None  # 4 width; llama, qwen3: 8/3 width, a multiple of 32; recurrent: width of the state
+    tie_embeddings: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TokenizerSection(Section):
+    """A tokenizer that exists (`path`), or one that is trained on the training documents."""
+
+    path: str | None = None
+    kind: Literal["bpe", "wordpiece", "unigram"] = "bpe"
+    vocab_size: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+
+
+class DataSection(Section):
+    """Text files, folders of them, or one corpus folder; `valid_share` of the documents are kept for validation."""
+
+    paths: list[str] = Field(min_length=1)
+    valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class TrainSection(Section):
+    """How to train. A step reads rows × length × accumulation tokens."""
+
+    rows: Whole = 16
+    length: Whole = 256
+    accumulation: Whole = 1
+    steps: Whole | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    schedule: Literal["wsd", "cosine", "linear"] = "wsd"
+    warmup: Share = 0.02  # share of the run
+    decay: Share = 0.3  # wsd: share of the run
+    floor: Share = 0.0  # share of the learning rate
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(ge=0)] = 1.0  # 0: none
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    eval_every: Whole = 200  # steps
+    save_every: Annotated[float, Field(gt=0)] = 300.0  # seconds; each evaluated step is saved as well
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2  # checkpoints, besides the best one
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes")
+        return self
+
+
+class Recipe(Section):
+    """Everything that a run depends on but the text itself."""
+
+    model: ModelSection = ModelSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection
+    train: TrainSection
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "tokenizer": TokenizerSection,
+    "data": DataSection,
+    "train": TrainSection,
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and change it by overrides such as "train.steps=10" or "data.paths=[a.txt, b.txt]".
+
+    A value is TOML, or a plain word, which is a string. An override of steps takes the place of the file's minutes, and
+    the other way round. Raises FileError for a file that cannot be read, else ConfigError of one sentence.
+    """
+    return read_recipe(read_text(path, MAX_RECIPE), str(path), overrides)
+
+
+def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """The same from TOML text; `source` names it in errors."""
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{source}: not TOML ({error}); see recipes/ for examples") from None
+    given = [_override(override) for override in overrides]
+    for section, key, value in given:
+        table = values.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{source}: {section} is {table!r:.40}, a section [{section}] is needed")
+        other = EXCLUSIVE.get((section, key))
+        if other and not any((section, other) == (s, k) for s, k, _ in given):
+            table.pop(other, None)
+        table[key] = value
+    paths = values["data"].get("paths") if isinstance(values.get("data"), dict) else None
+    if isinstance(paths, str):  # one path needs no brackets
+        values["data"]["paths"] = [paths]
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(error)}") from None
+
+
+def _override(text: str) -> tuple[str, str, Any]:
+    """Split "section.key=value"."""
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ConfigError(f"the override {text!r} is not of the form section.key=value, e.g. train.steps=100")
+    if section not in SECTIONS:
+        raise ConfigError(f"the override {text!r} names no section{nearest(section, SECTIONS)}: {', '.join(SECTIONS)}")
+    if key not in SECTIONS[section].model_fields:
+        known = SECTIONS[section].model_fields
+        raise ConfigError(
+            f"the override {text!r} names an unknown key{nearest(key, known)}; [{section}] has {', '.join(known)}"
+        )
+    return section, key, _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value; what is none is taken as a word, and [a, b] as a list of words: shells eat quotation marks."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        if text.startswith("[") and text.endswith("]"):
+            return [part.strip().strip("'\"") for part in text[1:-1].split(",") if part.strip()]
+        return text
+
+
+KINDS = {  # what pydantic calls a mistake → what is needed, in our words
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotation marks",
+    "bool_type": "true or false",
+    "list_type": "a list of texts",
+    "model_type": "a section",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "one of {expected}",
+    "finite_number": "a finite number",
+}
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first mistake as one sentence, and the number of others; misspelt names come before what they leave out."""
+    first, *others = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    place, kind = [str(part) for part in first["loc"]], first["type"]
+    name, more = ".".join(place), f" (and {len(others)} more)" if others else ""
+    if kind == "extra_forbidden":
+        known = list(SECTIONS) if len(place) == 1 else list(SECTIONS[place[0]].model_fields)
+        what = "section" if len(place) == 1 else "key"
+        return f"unknown {what} {name}{nearest(place[-1], known)}; known are {', '.join(known)}{more}"
+    if place[0] == "data" and kind in ("missing", "too_short"):
+        return f'no text is named; write [data] paths = ["my-text.txt"], or give data.paths=my-text.txt{more}'
+    if kind == "missing":
+        return f"the section [{name}] is missing; it needs steps or minutes{more}"
+    if kind == "value_error":
+        return f"[{name}]: {first['ctx']['error']}{more}"
+    needed = KINDS[kind].format(**first.get("ctx", {})) if kind in KINDS else first["msg"]
+    return f"{name} is {first.get('input')!r:.60}, {needed} is needed{more}"
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as TOML, every key that has a value included; `read_recipe` gives the same recipe back."""
+    blocks = []
+    for section in SECTIONS:
+        values = getattr(recipe, section).model_dump()
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+        blocks.append("\n".join([f"[{section}]", *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        assert math.isfinite(value)
+        return repr(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{value!r} has characters that no text file can hold; rename the file") from None
+    return '"' + "".join(_escaped(letter) for letter in value) + '"'
+
+
+def _escaped(letter: str) -> str:
+    if letter in '"\\':
+        return "\\" + letter
+    return f"\\u{ord(letter):04X}" if ord(letter) < 32 or ord(letter) == 127 else letter
