@@ -46,7 +46,7 @@ from yanmo.training import build
 from yanmo.training.checkpoint import load_weights, read_state
 from yanmo.training.loop import train
 from yanmo.training.objectives import Evaluation, causal, evaluate
-from yanmo.training.precision import probe_precision
+from yanmo.training.precision import measured_speed, probe_precision
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -248,12 +248,14 @@ def make_plan(recipe: Recipe, run: Run, network: Network, shards: TokenShards) -
     # a batch of its own, so that the batches that train have not moved
     batch = next(PackedBatches(shards, train.rows, train.length, train.seed))
     network.train()
-    probe = probe_precision(network, batch, causal)
-    chosen = probe.precision if train.precision == "auto" else train.precision
-    speed = probe.bfloat16 if chosen == "bfloat16" else probe.float32
-    if not speed:
-        raise ConfigError(f"train.precision is {chosen!r}: {probe.reason}; choose float32")
-    plan |= {"precision": chosen, "precision_reason": probe.reason, "tokens_per_second": speed}
+    if train.precision == "auto":
+        probe = probe_precision(network, batch, causal)
+        plan |= {"precision": probe.precision, "precision_reason": probe.reason}
+        speed = probe.bfloat16 if probe.precision == "bfloat16" else probe.float32
+    else:
+        plan |= {"precision": train.precision, "precision_reason": "as the recipe says"}
+        speed = measured_speed(network, batch, causal, train.precision)
+    plan["tokens_per_second"] = speed
     seconds = train.minutes * 60 if train.minutes is not None else (train.steps or 0) * per_step / speed
     plan |= {"seconds": seconds, "epochs": seconds * speed / shards.n_tokens}
     write_json(path, plan)

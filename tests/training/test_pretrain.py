@@ -46,9 +46,22 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "texts"
     folder.mkdir()
     rng = random.Random(0)
-    words = list(
-        dict.fromkeys("the ink is ground before one writes a line of text and the paper drinks it slowly".split())
-    )
+    words = [
+        "the",
+        "ink",
+        "is",
+        "ground",
+        "before",
+        "one",
+        "writes",
+        "a",
+        "line",
+        "of",
+        "text",
+        "and",
+        "paper",
+        "drinks",
+    ]
     for number in range(40):
         lines = [" ".join(rng.choices(words, k=12)).capitalize() + "." for _ in range(8)]
         (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
@@ -124,9 +137,16 @@ def test_learning_from_text_beats_not_learning(text: Path, tmp_path: Path) -> No
     assert scores[0] > scores[-1] and scores[-1] < 1.8
 
 
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    pretrain(recipe(text, "model.dropout=0.1"), run)
+    return run
+
+
 @pytest.mark.parametrize("stage", ["corpus", "tokenizer", "tokens", "step", "evaluation"])
-def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, text: Path, tmp_path: Path) -> None:
-    whole = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "whole")
+def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, whole: Path, text: Path, tmp_path: Path) -> None:
     for nth in (1, 2):
         count = 0
 
@@ -140,15 +160,14 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, text: Pat
             pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run", report=stop)
         assert not (tmp_path / "run" / "model").exists()
     again = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
-    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert lines(tmp_path / "whole") == lines(tmp_path / "run")
+    assert (whole / "model" / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert lines(whole) == lines(tmp_path / "run")
 
 
 @pytest.mark.parametrize("nth", [1, 3])
 def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
-    nth: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nth: int, whole: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pretrain(recipe(text), tmp_path / "whole")
     measured, count = door._evaluate, 0
 
     def stopped(*values: Any) -> Any:
@@ -160,10 +179,10 @@ def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
 
     monkeypatch.setattr(door, "_evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(recipe(text), tmp_path / "run")
-    again = pretrain(recipe(text), tmp_path / "run")
-    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert lines(tmp_path / "whole") == lines(tmp_path / "run")
+        pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
+    again = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
+    assert (whole / "model" / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert lines(whole) == lines(tmp_path / "run")
 
 
 def test_finished_pieces_are_not_made_again(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
