@@ -21,7 +21,7 @@ from yanmo.cli.generate import read_prompt, visible
 from yanmo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = {"tour", "tokenizer", "generate", "doctor"}
+VERBS = {"tour", "tokenizer", "pretrain", "generate", "doctor"}
 PROMPT = "Once upon"
 
 

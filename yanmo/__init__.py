@@ -29,6 +29,7 @@ PUBLIC = {
     "Model": "yanmo.inference.model",
     "NGram": "yanmo.corpus.ngram",
     "NetworkError": "yanmo.errors",
+    "Recipe": "yanmo.recipe",
     "Recurrent": "yanmo.models.recurrent",
     "RecurrentConfig": "yanmo.models.config",
     "Tokenizer": "yanmo.tokens.tokenizer",
@@ -38,7 +39,9 @@ PUBLIC = {
     "doctor": "yanmo.machine",
     "load": "yanmo.inference.model",
     "load_corpus": "yanmo.corpus.build",
+    "load_recipe": "yanmo.recipe",
     "load_tokenizer": "yanmo.tokens.tokenizer",
+    "pretrain": "yanmo.pretrain",
     "read_documents": "yanmo.corpus.text",
     "train_tokenizer": "yanmo.tokens.train",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "Model",
     "NGram",
     "NetworkError",
+    "Recipe",
     "Recurrent",
     "RecurrentConfig",
     "Tokenizer",
@@ -65,7 +69,9 @@ __all__ = [
     "doctor",
     "load",
     "load_corpus",
+    "load_recipe",
     "load_tokenizer",
+    "pretrain",
     "read_documents",
     "train_tokenizer",
 ]
@@ -82,6 +88,8 @@ if TYPE_CHECKING:
     from yanmo.models.config import RecurrentConfig, TransformerConfig
     from yanmo.models.recurrent import Recurrent
     from yanmo.models.transformer import Transformer
+    from yanmo.pretrain import pretrain
+    from yanmo.recipe import Recipe, load_recipe
     from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
     from yanmo.tokens.train import train_tokenizer
 
@@ -89,7 +97,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module 'yanmo' has no attribute {name!r}")
-    value = getattr(importlib.import_module(PUBLIC[name]), name)
+    module = importlib.import_module(PUBLIC[name])
+    if module.__name__ == f"{__name__}.{name}":
+        return module  # it can be called; had it been imported before, its name would mean the module as well
+    value = getattr(module, name)
     globals()[name] = value  # so that the next look-up does not come here
     return value
 

@@ -10,6 +10,8 @@ and what is finished is not made again when the same recipe is run again.
     make_plan          RUN/plan.json: sizes, precision, time; before the first step
     fit                training with evaluations; returns the best step
 
+`yanmo.pretrain(…)` is the function of that name: this module can be called, since one name is both.
+
 `report(stage, values)` hears of everything: "corpus", "tokenizer", "tokens" with `share` and `text`, "note" with
 `text`, "plan", "step", "evaluation", and "model" at the end.
 """
@@ -20,6 +22,8 @@ import contextlib
 import itertools
 import math
 import shutil
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -351,3 +355,13 @@ after step {result["step"]:,} of {plan["tokens_per_step"]:,} tokens each.
 def _cell(text: str) -> str:
     flat = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in "|`*_[]<>#\\" else letter for letter in flat)
+
+
+class _Callable(types.ModuleType):
+    """A module that is called like its function `pretrain`."""
+
+    def __call__(self, recipe: Recipe, out: str | Path, *, report: Report | None = None) -> Path:
+        return pretrain(recipe, out, report=report)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -23,6 +23,7 @@ import typer
 from yanmo import __version__
 from yanmo.cli.doctor import doctor
 from yanmo.cli.generate import generate
+from yanmo.cli.pretrain import pretrain
 from yanmo.cli.tokenizer import app as tokenizer
 from yanmo.cli.tour import tour
 from yanmo.errors import Error
@@ -39,6 +40,7 @@ MAKE, USE, KNOW = "From text to a model", "Using a model", "Knowing the machine"
 
 app.command(rich_help_panel=MAKE)(tour)
 app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
+app.command(rich_help_panel=MAKE)(pretrain)
 app.command(rich_help_panel=USE)(generate)
 app.command(rich_help_panel=KNOW)(doctor)
 
