@@ -3,9 +3,10 @@
 In: messages ({"role": …, "content": …}) and a chat template, which comes from a model folder and is not trusted.
 Out: text, or ids with exactly one BOS where the vocabulary has one.
 
-    render      messages and template → text
-    chat_ids    messages and tokenizer → ids
-    check       messages as plain dictionaries, or an InputError that names the message
+    render         messages and template → text
+    chat_ids       messages and tokenizer → ids; in three steps: template_of, render, text_ids
+    variables      what a template is told of a vocabulary
+    check          messages as plain dictionaries, or an InputError that names the message
 
 A template is a program, and a sandbox inside this process cannot stop it: one multiplication of strings or one power
 of numbers runs in C for hours and holds every thread, and a doubled string fills the memory in forty steps. So
@@ -104,6 +105,15 @@ def chat_ids(
 
     template: by default the tokenizer's own (the one named tool_use where tools are given and it has one).
     """
+    template = template_of(tokenizer, template, tools)
+    names = variables(tokenizer) | kwargs
+    return text_ids(
+        tokenizer, render(messages, template, add_generation_prompt=add_generation_prompt, tools=tools, **names)
+    )
+
+
+def template_of(tokenizer: Tokenizer, template: str | None = None, tools: object = None) -> str:
+    """The template for a conversation: the given one, or the tokenizer's own; none at all is a ConfigError."""
     if template is None:
         templates = tokenizer.chat_templates
         template = templates.get("tool_use") if tools else None
@@ -113,17 +123,17 @@ def chat_ids(
             f"{tokenizer.settings.source}: no chat template in it, so it is no chat model; give a template, or "
             "continue plain text instead"
         )
+    return template
+
+
+def variables(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a template is told of the vocabulary: `bos` and `eos` as `render` takes them, and the other tokens."""
     names = {f"{role}_token": name for role, name in tokenizer.engine.names.items() if name is not None}
-    bos, eos = names.pop("bos_token", None), names.pop("eos_token", None)
-    text = render(
-        messages,
-        template,
-        bos=bos,
-        eos=eos,
-        add_generation_prompt=add_generation_prompt,
-        tools=tools,
-        **{**names, **kwargs},
-    )
+    return {"bos": names.pop("bos_token", None), "eos": names.pop("eos_token", None), **names}
+
+
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a rendered text, with one BOS at the beginning if the tokenizer or the text puts one there."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     first = tokenizer.bos_id
     if first is None:
