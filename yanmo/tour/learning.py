@@ -38,11 +38,11 @@ from yanmo.training.objectives import causal, evaluate
 from yanmo.training.precision import DTYPES, lowered, probe_precision
 
 LENGTH = 256  # tokens in a row
-STEPS = 300  # that a training of this length should have at least: more are smaller steps than pay
-ROWS = (8, 64)
+STEPS = 300  # that a training should have at least, before its batches grow
+ROWS = (8, 64)  # 16 cost nothing where there are steps enough, and use the machine better
 PROBED_RUNG = 1
 PROBING = 0.008  # share of the budget for one measurement
-LIVE_TOKENS = 8192
+LIVE_TOKENS, LIVE_BATCHES = 8192, 8
 LIVE_POINTS = (0.06, 0.12, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)  # shares of the training time at which it is evaluated
 WRITING = 0.03  # share of the budget for samples, attention and report
 EVALUATED_ROWS = 16
@@ -215,10 +215,13 @@ def train_net(tour: Tour, show: Show, name: str) -> dict[str, Any]:
             bar.update(1.0, "measuring")
             began = time.monotonic()
             score = evaluate(network, validation_batches(valid, EVALUATED_ROWS, length), valid.n_bytes)
+            ratio = score.bits_per_byte / _live_score(network, live, plan["precision"])
             measuring = time.monotonic() - began
         lines = list(run.metrics())
     steps = [line for line in lines if "loss" in line]
-    points = [[line["seconds"], line["tokens"], line["bits_per_byte"]] for line in lines if "bits_per_byte" in line]
+    live_lines = [line for line in lines if "bits_per_byte" in line]
+    # a part is easier or harder than the whole; scaled by what the last point tells, the curve ends at the final score
+    points = [[line["seconds"], line["tokens"], line["bits_per_byte"] * ratio] for line in live_lines]
     last = steps[-1]
     result = {
         "seconds": round(last["seconds"] + measuring, 3),
@@ -253,8 +256,7 @@ def _follow(tour: Tour, run: Run, network: Network, steps: Iterator[Step], live:
             due = _next_point(share)
         elif due <= share < 1:
             due = _next_point(share)
-            with lowered(network, DTYPES[tour.stages["plan"]["precision"]]):
-                value = evaluate(network, live.batches, live.n_bytes).bits_per_byte
+            value = _live_score(network, live, tour.stages["plan"]["precision"])
             run.log(step=step.step, seconds=step.seconds, tokens=step.tokens, bits_per_byte=value)
             score = f"{value:.2f} bits/byte"
         if step.saved:
@@ -266,6 +268,12 @@ def _follow(tour: Tour, run: Run, network: Network, steps: Iterator[Step], live:
         bar.update(share, text)
 
 
+def _live_score(network: Network, live: Live, precision: str) -> float:
+    """Bits per byte of the live part, computed as the training is."""
+    with lowered(network, DTYPES[precision]):
+        return evaluate(network, live.batches, live.n_bytes).bits_per_byte
+
+
 def _next_point(share: float) -> float:
     """The next moment to evaluate, as a share of the training time: the points are denser where the loss falls fast."""
     return next((point for point in LIVE_POINTS if point > share), math.inf)
@@ -273,8 +281,8 @@ def _next_point(share: float) -> float:
 
 def _live_part(valid: TokenShards, length: int, tokenizer: Tokenizer) -> Live:
     """Batches of about LIVE_TOKENS tokens, spread over the validation set, with the bytes of their targets."""
-    batches = list(validation_batches(valid, max(1, LIVE_TOKENS // length // 4), length))
-    some = batches[:: math.ceil(len(batches) / 4)]
+    batches = list(validation_batches(valid, max(1, LIVE_TOKENS // length // LIVE_BATCHES), length))
+    some = batches[:: math.ceil(len(batches) / LIVE_BATCHES)]
     counts = torch.cat([batch.targets[batch.targets >= 0] for batch in some]).bincount()
     sizes = {i: len(tokenizer.id_bytes(i)) for i in counts.nonzero().flatten().tolist() if i != valid.end_id}
     n_bytes = sum(int(counts[i]) * size for i, size in sizes.items())

@@ -55,13 +55,13 @@ def write_report(tour: Tour) -> dict[str, Any]:
 
 def _headline(tour: Tour) -> Markup:
     stages = tour.stages
-    model, corpus = stages["transformer"], stages["corpus"]
+    model, tokens = stages["transformer"], stages["tokens"]
     return page.cards(
         [
             (
                 "Bits per byte",
                 f"{model['bits_per_byte']:.3f}",
-                f"Transformer, {corpus['valid_documents']} unseen documents",
+                f"Transformer, {page.nbytes(tokens['valid_bytes'])} of unseen text",
             ),
             ("Parameters", page.number(model["parameters"]), f"{model['layers']} layers of width {model['width']}"),
             ("Tokens read", page.number(model["tokens"]), f"{model['epochs']:.2f} × the training text"),
@@ -100,6 +100,7 @@ def _tokens(tokens: dict[str, Any]) -> list[object]:
             f"of the validation set in tokens (· is a space):</p>"
         ),
         page.paragraph(shown),
+        *[page.note(remark) for remark in tokens["remarks"]],
     ]
 
 
@@ -130,8 +131,9 @@ def _models(stages: dict[str, Any], best: str) -> list[object]:
     valid.append(charts.Series(NAMES["ngram"], [(min(ends, default=0.0), flat), (max(ends, default=1.0), flat)]))
     train = [charts.Series(NAMES[name], [(p[1], p[2]) for p in stages[name]["train"]]) for name in order[:2]]
     about = (
-        f"While training: a fixed part of the validation set ({stages['transformer']['live_tokens']:,} tokens). The "
-        "last point is the whole set. The n-gram has no steps; its line is its final value."
+        f"The points while training are measured on a part of the validation set "
+        f"({stages['transformer']['live_tokens']:,} tokens) and scaled so that the last one is the whole set's. The "
+        "n-gram has no steps; its line is its final value."
     )
     return [
         text,

@@ -37,6 +37,7 @@ READING_SHARE = 0.12  # of the budget, after which a slow disk or processor stop
 VALID_SHARE = 0.05
 VALID_PER_MINUTE = 50_000  # bytes of validation text for each minute, so that measuring stays a small part of the time
 VALID_LEAST = 30_000
+VALID_SPREAD = 8  # of what is measured, one document is at most this part
 VOCABULARIES = ((500_000, 1024), (1_500_000, 2048), (20_000_000, 4096), (200_000_000, 8192))  # bytes below → size
 LARGEST_VOCABULARY = 16384
 ENCODED_AT_ONCE = 64  # documents
@@ -131,25 +132,30 @@ def _order(paths: Sequence[str], most: float, remarks: list[str]) -> Sequence[st
 
 
 def documents_of(tour: Tour, name: str) -> Iterator[Document]:
-    """The documents of "train" or "valid"; of the latter as many, from the first on, as its bytes allow."""
+    """The documents of "train", or those of "valid" that are measured."""
     documents = load_corpus(tour.out / "corpus").documents(name)
-    return documents if name == "train" else _up_to(documents, max(VALID_PER_MINUTE * tour.minutes, VALID_LEAST))
+    if name == "train" or tour.stages["corpus"]["valid_bytes"] <= _measured(tour):
+        return documents
+    return _up_to(documents, _measured(tour))
+
+
+def _measured(tour: Tour) -> float:
+    """The most bytes of validation text."""
+    return max(VALID_PER_MINUTE * tour.minutes, VALID_LEAST)
 
 
 def _up_to(documents: Iterator[Document], most: float) -> Iterator[Document]:
-    """Whole documents up to `most` bytes; the first one is cut at a paragraph border where it alone is larger."""
-    used = 0
+    """Documents up to `most` bytes, of a long one the beginning up to a paragraph border, so that none is the whole."""
+    left = most
     for document in documents:
         size = len(document.text.encode())
-        if used + size > most:
-            if used:
-                continue  # a shorter one may still fit
-            high = int(len(document.text) * most / size)
-            end = border(document.text, high // 2, high)
-            document = dataclasses.replace(document, text=document.text[:end])
+        if size > most / VALID_SPREAD:
+            high = int(len(document.text) * most / VALID_SPREAD / size)
+            document = dataclasses.replace(document, text=document.text[: border(document.text, high // 2, high)])
             size = len(document.text.encode())
-        used += size
-        yield document
+        if size <= left:
+            left -= size
+            yield document
 
 
 def make_tokens(tour: Tour, show: Show) -> dict[str, Any]:
@@ -168,8 +174,8 @@ def make_tokens(tour: Tour, show: Show) -> dict[str, Any]:
     remarks = []
     if valid.n_bytes < corpus["valid_bytes"]:
         remarks.append(
-            f"{valid.n_documents:,} of the {corpus['valid_documents']:,} validation documents are measured, "
-            f"{valid.n_bytes / 1e3:.0f} kB, so that measuring stays a small part of the time."
+            f"Measured are {valid.n_bytes / 1e3:.0f} kB of the validation set, {valid.n_documents:,} of its documents, "
+            "long ones in part, so that measuring stays a small part of the time."
         )
     return {
         "vocab_size": tokenizer.vocab_size,

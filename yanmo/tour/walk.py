@@ -95,6 +95,8 @@ def _tokens(show: Show, tokens: dict[str, Any]) -> None:
         f"Byte-level BPE of {tokens['vocab_size']:,} tokens, {tokens['bytes_per_token']:.2f} bytes per token: "
         f"{tokens['train_tokens']:,} to learn from, {tokens['valid_tokens']:,} to measure on."
     )
+    for remark in tokens["remarks"]:
+        show.say(remark, style="yellow")
     show.say("│".join(piece.replace("\n", "⏎") for piece in tokens["example"]), style="dim")
 
 

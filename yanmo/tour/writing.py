@@ -27,28 +27,47 @@ from yanmo.tour.texts import documents_of
 
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "seed": 1}
 PROMPT_TOKENS, NEW_TOKENS = 16, 64
-SENTENCE_TOKENS = (8, 18)  # short enough that every token can be labelled on a phone
+SENTENCE_TOKENS = (10, 18)  # short enough that every token can be labelled on a phone
 SHOWN_HEADS = 6
+PARAGRAPH = re.compile(r"(?:^|(?<=\n\n))[^\s]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])|\n\s*\n")
 
 
 def pick_prompts(documents: Sequence[Document], tokenizer: Tokenizer, count: int = 3) -> list[dict[str, str]]:
-    """Cut the beginnings of `count` validation documents, spread over the set: prompt, how it goes on, source.
+    """Cut `count` beginnings of paragraphs out of the set, spread over it: prompt, how it goes on, source.
 
-    A document too short for both is passed over while others remain; a small set may give several from one document.
+    Paragraphs of prose are preferred, of documents of their own; where there are fewer, whatever text there is.
     """
-    long = [d for d in documents if len(d.text.encode()) >= 200] or list(documents)
-    chosen = [long[(2 * i + 1) * len(long) // (2 * count)] for i in range(count)]
-    found: list[dict[str, str]] = []
-    for number, document in enumerate(chosen):
-        again = sum(1 for other in chosen[:number] if other is document)  # how often this document was used before
-        ids = tokenizer.encode(document.text, add_special_tokens=False)
-        begin = min(again * PROMPT_TOKENS * 2, max(len(ids) - PROMPT_TOKENS - 1, 0))
-        size = min(PROMPT_TOKENS, max(len(ids) // 2, 1))
-        prompt = tokenizer.decode(ids[begin : begin + size])
-        rest = tokenizer.decode(ids[begin : begin + size + NEW_TOKENS])[len(prompt) :]
-        found.append({"prompt": prompt, "truth": rest, "source": _source(document)})
-    return found
+    places = [(document, begin) for document in documents for begin in _paragraphs(document.text)]
+    prose = [place for place in places if _is_prose(place[0].text[place[1] : place[1] + 200])]
+    firsts = list({place[0].id: place for place in reversed(prose)}.values())[::-1]  # the first one of each document
+    pool = next((found for found in (firsts, prose, places) if len(found) >= count), [(documents[0], 0)])
+    chosen = [pool[(2 * i + 1) * len(pool) // (2 * count)] for i in range(count)]
+    return [_cut(document, begin, tokenizer) for document, begin in chosen]
+
+
+def _paragraphs(text: str) -> list[int]:
+    """Where paragraphs begin."""
+    return [match.start() for match in PARAGRAPH.finditer(text)]
+
+
+def _is_prose(text: str) -> bool:
+    """Mostly letters and spaces, and long enough to be cut in two."""
+    head = text.split("\n\n")[0]
+    letters = sum(character.isalpha() or character.isspace() for character in head)
+    return len(head.encode()) >= 80 and letters >= 0.9 * len(head)
+
+
+def _cut(document: Document, begin: int, tokenizer: Tokenizer) -> dict[str, str]:
+    """The first tokens of a paragraph as prompt, up to the end of a word, and what follows as truth."""
+    ids = tokenizer.encode(document.text[begin : begin + 2000], add_special_tokens=False)
+    size = max(1, min(PROMPT_TOKENS, len(ids) // 2))
+    prompt = tokenizer.decode(ids[:size]).rstrip("\ufffd")
+    space = prompt.rstrip().rfind(" ")
+    if space > len(prompt) // 2 and not prompt.endswith(" "):
+        prompt = prompt[:space]  # the last word may have been cut
+    truth = tokenizer.decode(ids[: size + NEW_TOKENS])[len(prompt) :].rstrip("\ufffd")
+    return {"prompt": prompt, "truth": truth, "source": _source(document)}
 
 
 def _source(document: Document) -> str:
