@@ -232,7 +232,7 @@ def bar_chart(rows: Sequence[tuple[str, float]], title: str, *, unit: str = "", 
     if not rows:
         return _figure(title, f"There is no value to draw. {remark}".strip(), [])
     top = max(finite, default=1.0)
-    shown = [f"{number(value)} {unit}".strip() for _, value in rows]
+    shown = [f"{number(value, 3)} {unit}".strip() for _, value in rows]
 
     def draw(width: float) -> tuple[str, float]:
         narrow = width < 600

@@ -8,6 +8,7 @@ In: a Tour whose stages are done (tour.json holds all numbers). Out: one self-co
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -239,12 +240,14 @@ def next_steps(tour: Tour) -> Sequence[tuple[str, str]]:
     more = min(max(10.0, tour.minutes * 3), 1440.0)
     paths = " ".join(shlex.quote(path) for path in tour.paths)
     longer = f"{paths} --minutes {more:g} --out {shlex.quote(f'{tour.out}-{more:g}min')}".strip()
-    python = f"import yanmo; print(yanmo.load({model!r}).generate({first!r}, max_new_tokens=100, temperature=0.7))"
+    # JSON strings are Python strings, and their double quotes leave the single ones to the shell
+    folder, text = (json.dumps(value, ensure_ascii=False) for value in (model, first))
+    python = f"import yanmo; print(yanmo.load({folder}).generate({text}, max_new_tokens=100, temperature=0.7))"
     foreign = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
-        f"model = AutoModelForCausalLM.from_pretrained({model!r})\n"
-        f"ids = tokenizer({first!r}, return_tensors='pt')\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})\n"
+        f"model = AutoModelForCausalLM.from_pretrained({folder})\n"
+        f'ids = tokenizer({text}, return_tensors="pt")\n'
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=100)[0]))"
     )
     write = f"yanmo generate {shlex.quote(model)} {shlex.quote(first)} --max-new-tokens 100 --temperature 0.7"
