@@ -84,21 +84,17 @@ def choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose a share of the maskable tokens (T,), by words where their numbers are given; returns (chosen, unit), (T,).
 
-    `unit` numbers what is chosen together. Units are taken in random order while they fit; the one that would pass the
-    share is taken with the probability that makes the expected share exact.
+    `unit` numbers what is chosen together. Units lie in random order on a circle, and those that begin on an arc of it
+    are chosen: each is as likely as any other, whatever its size, and the expected share is exact.
     """
     places = np.flatnonzero(maskable)
     names = places if words is None else words[places]
     begins = np.flatnonzero(np.diff(names, prepend=-1))
     sizes = np.diff(begins, append=len(places))
     order = draws.order(len(sizes))
-    ends = np.cumsum(sizes[order])
-    budget = share * len(places)
-    count = int(np.searchsorted(ends, budget, side="right"))
     taken = np.zeros(len(sizes), bool)
-    taken[order[:count]] = True
-    if count < len(sizes):
-        taken[order[count]] = draws.uniform(1)[0] * sizes[order[count]] < budget - (ends[count - 1] if count else 0)
+    place = np.cumsum(sizes[order]) - sizes[order] + draws.uniform(1)[0] * len(places)
+    taken[order] = place % max(len(places), 1) < share * len(places)
     chosen, unit = np.zeros(len(maskable), bool), np.zeros(len(maskable), np.int64)
     chosen[places] = np.repeat(taken, sizes)
     unit[places] = np.repeat(np.arange(len(sizes)), sizes)
@@ -137,8 +133,14 @@ def noise_spans(size: int, spans: Spans, draws: Draws) -> np.ndarray:
 
 
 def corrupt_spans(ids: np.ndarray, noise: np.ndarray, sentinel_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (source, target): each run of noise is one sentinel in the source, each run between one in the target."""
-    return _collapse(ids, noise, sentinel_ids), _collapse(ids, ~noise, sentinel_ids)
+    """Return (source, target): each run of noise is one sentinel in the source, each run between one in the target.
+
+    In the target a sentinel stands before the noise that it hides, and one more at the end where the text goes on.
+    """
+    source = _collapse(ids, noise, sentinel_ids)
+    if len(noise) and noise[0]:  # an empty run between stands before the first noise
+        ids, noise = np.concatenate([ids[:1], ids]), np.concatenate([[False], noise])
+    return source, _collapse(ids, ~noise, sentinel_ids)
 
 
 def _collapse(ids: np.ndarray, gone: np.ndarray, sentinel_ids: np.ndarray) -> np.ndarray:
