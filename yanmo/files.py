@@ -156,7 +156,7 @@ def inside(folder: str | Path, name: object, source: str | Path) -> Path:
     """Join a file name that `source` gives to its folder; anything but a plain file name is refused."""
     plain = isinstance(name, str) and name not in ("", ".", "..") and not any(c in name for c in "/\\:\0")
     if not plain:
-        raise FileError(f"{source}: names the file {name!r}, which is not a plain name inside {folder}; do not trust it")
+        raise FileError(f"{source}: names the file {name!r}, not a plain name inside {folder}; do not trust it")
     return Path(folder) / str(name)
 
 
