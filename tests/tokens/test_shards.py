@@ -93,6 +93,16 @@ def test_a_flipped_id_is_found_by_its_fingerprint(tmp_path: Path) -> None:
         open_shards(tmp_path / "s")
 
 
+@pytest.mark.parametrize("name", ["ids.bin", "bounds.bin"])
+@pytest.mark.parametrize("more", [-2, -1, 1, 8])
+def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path, name: str, more: int) -> None:
+    shards(tmp_path / "s")
+    path = tmp_path / "s" / name
+    path.write_bytes(path.read_bytes()[:more] if more < 0 else path.read_bytes() + bytes(more))
+    with pytest.raises(FileError, match="are promised by meta.json"):
+        open_shards(tmp_path / "s", verify=False)
+
+
 def test_boundaries_that_do_not_ascend_are_refused(tmp_path: Path) -> None:
     shards(tmp_path / "s")
     path = tmp_path / "s" / "bounds.bin"

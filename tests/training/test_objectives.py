@@ -142,6 +142,12 @@ def test_evaluation_counts_every_token_and_ignores_how_it_is_batched(tmp_path: P
     assert results[0].bits_per_byte == bits and math.isclose(results[0].loss * data.n_tokens, results[0].nats)
 
 
+def test_evaluation_is_without_dropout(tmp_path: Path) -> None:
+    data = corpus(tmp_path / "s")
+    nats = {evaluate(network(dropout=d).train(), validation_batches(data, 4, 32), 1).nats for d in (0.0, 0.5)}
+    assert len(nats) == 1
+
+
 def test_evaluation_equals_the_documents_read_one_by_one(tmp_path: Path) -> None:
     model, data = network(), corpus(tmp_path / "s")
     nats = 0.0

@@ -28,6 +28,18 @@ def test_only_matrices_that_are_no_embeddings_decay() -> None:
     assert total == len(list(network("gpt2").parameters()))
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_decay_shrinks_matrices_and_nothing_else(kind: str) -> None:
+    model = network("gpt2")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    Optimizer(model, kind, 0.1, weight_decay=0.5).step()
+    decayed = split_parameters(model)["hidden"]
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, before[name] * (0.95 if name in decayed else 1.0), rtol=1e-6), name
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "lstm"])
 def test_an_untied_output_matrix_decays_and_is_no_hidden_matrix(kind: str) -> None:
     groups = split_parameters(network(kind, tie_embeddings=False))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import yanmo.pretrain as door
@@ -18,6 +19,7 @@ from yanmo.errors import ConfigError, FileError, InputError
 from yanmo.inference.model import load
 from yanmo.pretrain import pretrain
 from yanmo.recipe import Recipe, load_recipe, read_recipe
+from yanmo.training.objectives import Evaluation
 
 pytest.importorskip("pyarrow")
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
@@ -128,6 +130,17 @@ def test_the_best_evaluated_step_becomes_the_model(text: Path, tmp_path: Path) -
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["tokens_per_step"] == 32 and plan["result"] == result
     assert plan["parameters"] == sum(p.numel() for p in load(model).network.parameters())
+
+
+def test_the_model_has_the_weights_of_the_best_step_not_of_the_last(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([100, 300, 200, 100])  # after steps 2, 4 and 6, and of the model
+    monkeypatch.setattr(door, "_evaluate", lambda *_: Evaluation(float(next(scores)), 100, 100))
+    model = load(pretrain(recipe(text), tmp_path / "run"))
+    saved = load_file(tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors")
+    assert torch.equal(model.network.embedding.weight, saved["embedding.weight"])
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-4", "step-6"]
 
 
 def test_learning_from_text_beats_not_learning(text: Path, tmp_path: Path) -> None:

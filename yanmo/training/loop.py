@@ -195,8 +195,7 @@ class Loop:
                 self.progress(began), self.settings.warmup, self.settings.decay, self.settings.floor
             )
             with uninterrupted():
-                if targets:
-                    self.optimizer.step(factor)
+                self.optimizer.step(factor)  # without a target there is no gradient, and nothing changes
                 self.optimizer.zero_grad()
                 self.step += 1
                 self.tokens += targets
