@@ -21,6 +21,8 @@ from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Ends, Options, Token, generate_ids
 from yanmo.inference.sampling import Sampling
 from yanmo.inference.text import Generation, TextRow
+from yanmo.models.adapterfiles import is_adapter
+from yanmo.models.adapterloading import open_adapter
 from yanmo.models.checkpoint import Network, load_network, save_network
 from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -40,7 +42,9 @@ def load(
     labels: Sequence[str] = (),
     allow_unknown: bool = False,
 ) -> Model:
-    """Load a model folder, a run folder, or a hub id (downloaded once, then read from the cache).
+    """Load a model folder, a run folder, an adapter folder, or a hub id (downloaded once, then read from the cache).
+
+    An adapter folder (PEFT's format) brings the base that it names.
 
     dtype: None keeps the stored one. device: None takes a GPU where there is one. head: see checkpoint.load_network.
     Raises yanmo.Error with the file, the value and the remedy.
@@ -54,10 +58,13 @@ def load(
         raise FileError(f"{folder}: one file, where a model folder is needed")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_network(
-        folder, dtype=dtype, device=device, head=head, labels=tuple(labels), allow_unknown=allow_unknown
-    )
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "head": head, "labels": tuple(labels)}
     tokenizer = _tokenizer(folder)
+    if is_adapter(folder):
+        network, folder = open_adapter(folder, **options, allow_unknown=allow_unknown)
+        tokenizer = tokenizer or _tokenizer(folder)
+    else:
+        network = load_network(folder, **options, allow_unknown=allow_unknown)
     if tokenizer is not None and tokenizer.vocab_size > network.config.vocab_size:
         warnings.warn(
             f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {network.config.vocab_size:,}; "

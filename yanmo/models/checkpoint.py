@@ -24,6 +24,7 @@ from yanmo.files import read_json_object, write_json
 from yanmo.models.config import LABEL_HEADS, Head, RecurrentConfig, TransformerConfig
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Family, Foreign, Rule
+from yanmo.models.lowrank import base_tensor, check_no_adapter_is_lost
 from yanmo.models.recurrent import Recurrent
 from yanmo.models.saving import save_weights
 from yanmo.models.transformer import Transformer
@@ -248,6 +249,7 @@ def save_network(network: Network, folder: Path, *, family: str = "") -> None:
     name = family or network.family
     if name not in FAMILIES:
         raise InputError(f"the family {name!r} is not known{nearest(name, FAMILIES)}; known are {', '.join(FAMILIES)}")
+    check_no_adapter_is_lost(network)
     values = config_values(network, FAMILIES[name])
     values["dtype"] = str(network.dtype).removeprefix("torch.")
     write_json(folder / "config.json", values)
@@ -259,7 +261,7 @@ def named_tensors(network: Network, family: Family) -> Iterator[tuple[str, Tenso
     parameters = dict(network.named_parameters())
     prefix = family.prefixes[network.config.head]
     for rule in family.rules(network.config):
-        parts = [parameters[name].detach() for name in rule.ours]
+        parts = [base_tensor(network, parameters, name) for name in rule.ours]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         tensor = tensor.t() if rule.transpose and tensor.ndim == 2 else tensor
         for theirs in (rule.theirs, *rule.copies):

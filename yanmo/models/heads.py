@@ -41,13 +41,15 @@ class Head(nn.Module):
         if config.head in LABEL_HEADS:
             one_vector = config.head == "sequence" and config.pool == "last"  # decoders: a bare matrix
             self.out = nn.Linear(width, len(config.labels), bias=not one_vector)
+        self.adapted: nn.Module | None = None  # adapters of the words' matrix (lowrank.py), which may be the embedding
 
     def words(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """Return (…, V) from (…, W)."""
         if self.config.head == "masked":
             hidden = self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden)))
         weight = embedding if self.config.tie_embeddings else self.weight
-        return F.linear(hidden, weight, self.bias if self.config.logit_bias else None)
+        bias = self.bias if self.config.logit_bias else None
+        return F.linear(hidden, weight, bias) if self.adapted is None else self.adapted(hidden, weight, bias)
 
     def labels(self, hidden: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return (B, L) for a sequence head, (B, T, L) for a token or span head."""
