@@ -173,9 +173,7 @@ def _is_numeric(cells: Sequence[object]) -> bool:
     return bool(seen) and all(plain)
 
 
-def sample(
-    prompt: str, continuations: Sequence[tuple[str, str]], *, source: str = "", label: str = "Prompt"
-) -> Markup:
+def sample(prompt: str, continuations: Sequence[tuple[str, str]], *, source: str = "", label: str = "Prompt") -> Markup:
     """A prompt and its continuations as (who wrote it, text); line breaks are kept."""
     lines = [_voice(label, prompt, "prompt")]
     lines += [_voice(who, text, "truth" if index else "written") for index, (who, text) in enumerate(continuations)]
