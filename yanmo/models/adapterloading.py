@@ -145,8 +145,8 @@ class _Reading:
         theirs = self.weights.read(key, own_weight.dtype)
         if not torch.equal(theirs.t() if place.transpose else theirs, own_weight):
             raise FileError(
-                f"{self.folder}: brings another {place.theirs} {list(theirs.shape)} than the base {list(own_weight.shape)} "
-                "has; load the base that it was trained on, or merge it there"
+                f"{self.folder}: brings a {place.theirs} {list(theirs.shape)} that is not the base's; "
+                "load the base that it was trained on, or merge it there"
             )
         self.used.add(key)
 
@@ -183,13 +183,14 @@ class _Reading:
 
     def _build(self, place: Place, parts: dict[str, str]) -> dict[str, LowRank | Whole]:
         """The adapters of the parts of one of their matrices: one A for all, B and magnitude cut by rows."""
-        a = own(self.weights.read(parts["a"]))
+        dtype = self.network.dtype
+        a = own(self.weights.read(parts["a"]), dtype)
         sizes = [weights_of(self.network, module)[0].shape[0] for module in place.ours]
         b = self.weights.read(parts["b"]).split(sizes)
         m = self.weights.read(parts["m"]).split(sizes) if "m" in parts else [None] * len(sizes)
         rooted, alpha = self.saved.config.kind.startswith("rs"), self.saved.alpha(place.theirs)
         return {
-            module: LowRank(a, own(rows), alpha, None if length is None else own(length), rooted=rooted)
+            module: LowRank(a, own(rows, dtype), alpha, None if length is None else own(length, dtype), rooted=rooted)
             for module, rows, length in zip(place.ours, b, m, strict=True)
         }
 
@@ -199,7 +200,7 @@ class _Reading:
             tensor = self.weights.read(key)
             tensor = tensor.t() if rule.transpose and tensor.ndim == 2 else tensor
             sizes = [_of(self.network, *name.rsplit(".", 1)).shape[0] for name in rule.ours]
-            tensors[kind] = own(tensor.split(sizes)[part])
+            tensors[kind] = own(tensor.split(sizes)[part], self.network.dtype)
         return Whole(tensors["weight"], tensors.get("bias"))
 
 
@@ -248,10 +249,8 @@ def _resolve_base(saved: Saved, folder: Path) -> Path:
     if "\\" in base or "\0" in base or ".." in parts or base.startswith(("//", "~")):
         raise FileError(f"{file}: names the base {base!r}, a path that leaves its place; load the base yourself")
     beside = Path(os.path.abspath(folder)).parent / base
-    if not os.path.isabs(base) and beside.is_dir():
-        return resolve(beside)
     try:
-        found = resolve(base, revision=saved.revision)
+        found = resolve(beside if beside.is_dir() else base, revision=saved.revision)
     except FileError as error:
         raise FileError(f"{file}: its base is not here ({error}); load it yourself and use load_adapter") from None
     if not found.is_dir() or is_adapter(found):

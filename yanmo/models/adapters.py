@@ -95,7 +95,7 @@ def add_adapter(network: nn.Module, config: AdapterConfig, name: str = "default"
     entries: dict[str, LowRank | Whole] = {}
     for module in saved:
         weight, bias = weights_of(network, module)
-        entries[module] = Whole(own(weight), None if bias is None else own(bias))
+        entries[module] = Whole(own(weight, weight.dtype), None if bias is None else own(bias, weight.dtype))
     for module in [m for m in wanted if m not in saved]:
         weight, _ = weights_of(network, module)
         entries[module] = fresh(weight, config, generator)
@@ -222,7 +222,8 @@ def drop_adapter(network: nn.Module, name: str | None = None) -> None:
 
 def _plain(network: nn.Module, module: str, place: Slot) -> None:
     if isinstance(place, Words):
-        network.head.adapted = None  # type: ignore[union-attr]
+        del network.head.adapted  # type: ignore[union-attr]
+        network.head.adapted = None  # type: ignore[union-attr]  # no module, as in a fresh head
     else:
         put(network, module, place.plain())
 

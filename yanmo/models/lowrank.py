@@ -146,10 +146,9 @@ class Whole(nn.Module):
         return out.to(x.dtype)
 
 
-def own(tensor: Tensor) -> nn.Parameter:
-    """A copy that can be trained: in float32 at least, so that small updates are not lost."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    return nn.Parameter(tensor.detach().to(dtype, copy=True))
+def own(tensor: Tensor, base: torch.dtype) -> nn.Parameter:
+    """A copy that can be trained beside a base of this dtype: in float32 at least, so that small updates count."""
+    return nn.Parameter(tensor.detach().to(torch.promote_types(base, torch.float32), copy=True))
 
 
 # --- what stands in the network

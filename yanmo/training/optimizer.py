@@ -160,7 +160,8 @@ def _used_by_logits(network: Any) -> set[int]:
         return set()
     width = network.config.width
     with torch.enable_grad():
-        scores = network.logits(torch.zeros(1, width, device=parameters[0].device, dtype=parameters[0].dtype))
+        dtype = next(network.parameters()).dtype  # of the base: adapters may have another
+        scores = network.logits(torch.zeros(1, width, device=parameters[0].device, dtype=dtype))
         if not scores.requires_grad:  # every weight of the output layer is frozen
             return set()
         gradients = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)

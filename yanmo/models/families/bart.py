@@ -137,7 +137,8 @@ def rules(c: TransformerConfig) -> list[Rule]:
         ]
     else:
         others = ("~encoder.embed_tokens.weight", "~decoder.embed_tokens.weight")
-        table = [same("~shared.weight", "embedding.weight", *others)]
+        copies = () if c.tie_embeddings else others  # untied words untie these names too, for their reader
+        table = [Rule("~shared.weight", ("embedding.weight",), others=others, copies=copies)]
     for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
         if c.position == "learned":
             table.append(same(f"~{side}.embed_positions.weight", f"{side}.positions.weight"))

@@ -1,0 +1,544 @@
+"""Adapters on a network: what they train, how they are chosen, merged, taken away, and put on a quantised base."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.small import batch, corpus, equal, network, weights
+from yanmo.errors import ConfigError, InputError
+from yanmo.inference.model import Model
+from yanmo.models.adapters import (
+    AdapterConfig,
+    add_adapter,
+    drop_adapter,
+    merge,
+    quantize_base,
+    set_adapter,
+    unmerge,
+)
+from yanmo.models.checkpoint import load_network
+from yanmo.models.config import TransformerConfig
+from yanmo.models.initial import initialise
+from yanmo.models.lowrank import Projection, board_of, selected, slots
+from yanmo.models.quantized import pack
+from yanmo.models.transformer import Transformer
+from yanmo.runs import open_run
+from yanmo.tokens.batches import PackedBatches
+from yanmo.training.loop import Settings, train
+from yanmo.training.objectives import causal
+from yanmo.training.optimizer import Optimizer
+
+ALL = ("all", "head")
+IDS = batch(3, 8, seed=4).ids
+
+
+def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(model.decode(ids))
+
+
+def moved(kind: str = "qwen3", config: AdapterConfig | None = None, **options: Any) -> Any:
+    """A network with an adapter that changes something."""
+    model = network(kind, **options)
+    add_adapter(model, config or AdapterConfig(rank=2))
+    move(model)
+    return model
+
+
+def move(model: Any, seed: int = 1) -> None:
+    """Change the trainable weights."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def near(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Within 1e-5 of the largest value."""
+    assert (one - other).abs().max() < 1e-5 * max(1.0, float(other.abs().max()))
+
+
+def names(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def labelled(**options: Any) -> Transformer:
+    """An encoder with a label head whose dense layer is part of the head."""
+    values: dict[str, Any] = {"vocab_size": 61, "width": 16, "n_heads": 2, "ffn_width": 24, "encoder_layers": 2}
+    model = Transformer(TransformerConfig(**values, head="sequence", labels=("a", "b", "c"), **options))
+    initialise(model, torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+# --- which matrices
+
+
+@pytest.mark.parametrize(
+    "targets, expected",
+    [
+        (("query",), {"attention.query"}),
+        (("query", "up"), {"attention.query", "ffn.up"}),
+        (("attention.*",), {"attention.query", "attention.key", "attention.value", "attention.out"}),
+        (("layers.1.ffn.down",), {"ffn.down"}),
+        ((), {f"attention.{n}" for n in ("query", "key", "value", "out")} | {"ffn.gate", "ffn.up", "ffn.down"}),
+        (("head",), {"head"}),
+    ],
+)
+def test_targets_name_matrices(targets: tuple[str, ...], expected: set[str]) -> None:
+    model = network()
+    add_adapter(model, AdapterConfig(rank=2, targets=targets))
+    assert {".".join(name.split(".")[-2:]) for name in slots(model)} == expected
+    assert len(slots(model)) == (1 if targets in (("head",), ("layers.1.ffn.down",)) else 2 * len(expected))
+
+
+def test_cross_attention_has_a_name_of_its_own() -> None:
+    values: dict[str, Any] = {"vocab_size": 61, "width": 16, "n_heads": 2, "ffn_width": 24}
+    model = Transformer(TransformerConfig(**values, encoder_layers=1, decoder_layers=2))
+    add_adapter(model, AdapterConfig(targets=("cross.*",)))
+    assert set(slots(model)) == {
+        f"decoder.layers.{i}.cross.{part}" for i in (0, 1) for part in ("query", "key", "value", "out")
+    }
+    drop_adapter(model)
+    add_adapter(model, AdapterConfig())  # an encoder-decoder's default: query and value, across too
+    assert {name.rpartition(".")[2] for name in slots(model)} == {"query", "value"} and len(slots(model)) == 10
+
+
+def test_a_label_head_is_trained_whole_by_default() -> None:
+    model = labelled(pooler=True)
+    add_adapter(model, AdapterConfig(rank=2))
+    heads = {name for name in names(model) if name.startswith("head")}
+    assert heads == {f"head.{part}.adapters.default.{kind}" for part in ("dense", "out") for kind in ("weight", "bias")}
+    assert not {name for name in names(model) if ".adapters." not in name}
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"targets": ("quary",)}, "'quary' is no matrix of this network .nearest: 'query'"),
+        ({"targets": ("cross.*",)}, "'cross.[*]' is no matrix"),
+        ({"modules_to_save": ("embeding",)}, "'embeding' is no matrix"),
+    ],
+)
+def test_a_wrong_target_is_named(options: dict[str, Any], named: str) -> None:
+    model = network()
+    with pytest.raises(InputError, match=named):
+        add_adapter(model, AdapterConfig(**options))
+    assert board_of(model) is None and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": 2.0}, "rank is 2.0"),
+        ({"alpha": 0}, "alpha is 0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"dropout": 1}, "dropout is 1"),
+        ({"kind": "loar"}, "nearest: 'lora'"),
+        ({"targets": "query"}, "lists of names"),
+    ],
+)
+def test_a_wrong_config_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        AdapterConfig(**options)
+
+
+def test_a_recurrent_network_is_refused() -> None:
+    with pytest.raises(InputError, match="adapters are for Transformers"):
+        add_adapter(network("lstm"), AdapterConfig())
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "keys", "training", "x" * 65, "../x"])
+def test_a_name_that_no_module_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="cannot have the name"):
+        add_adapter(network(), AdapterConfig(), name)
+
+
+# --- what it computes and trains
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "rsdora"])
+def test_the_sum_is_that_of_the_paper(kind: Any) -> None:
+    model = moved(config=AdapterConfig(rank=4, alpha=6, targets=("query",), kind=kind))
+    place = slots(model)["decoder.layers.0.attention.query"]
+    adapter: Any = place.adapters["default"]
+    scale = 6 / 2 if kind.startswith("rs") else 6 / 4
+    expected = place.weight + scale * adapter.b @ adapter.a
+    if kind.endswith("dora"):
+        expected = expected / expected.square().sum(1, keepdim=True).sqrt() * adapter.magnitude[:, None]
+    x = torch.randn(5, 16)
+    assert (place(x) - x @ expected.T).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_dropout_is_on_the_adapter_s_input_in_training_alone(kind: Any) -> None:
+    model = moved(config=AdapterConfig(rank=2, dropout=0.5, kind=kind))
+    assert torch.equal(logits(model), logits(model))
+    model.train()
+    assert not torch.equal(logits(model), logits(model))
+    set_adapter(model, None)
+    assert torch.equal(logits(model), logits(model))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_moves_the_adapter_alone_and_learns(tmp_path: Path, kind: Any, optimizer: str, precision: str) -> None:
+    model = network()
+    add_adapter(model, AdapterConfig(rank=4, kind=kind, targets=ALL))
+    before, own = weights(model), names(model)
+    data = PackedBatches(corpus(tmp_path / "corpus"), 4, 16, seed=3)
+    options = Settings(steps=30, learning_rate=0.02, optimizer=optimizer, precision=precision)
+    losses = [step.loss for step in train(model, data, causal, options)]
+    after = weights(model)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == own
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_run_that_is_resumed_is_the_same_to_the_bit(tmp_path: Path, quantized: bool) -> None:
+    data = corpus(tmp_path / "corpus")
+    options = Settings(steps=8, accumulation=2, learning_rate=0.01, save_steps=3)
+
+    def go(folder: Path, stop: int = 0) -> dict[str, torch.Tensor]:
+        model = network()
+        if quantized:
+            quantize_base(model, 4, measure=False)
+        add_adapter(model, AdapterConfig(rank=2, dropout=0.2, kind="dora"))
+        with open_run(folder, "", {}) as run:
+            for step in train(model, PackedBatches(data, 2, 16, seed=3), causal, options, run=run):
+                if step.step == stop:
+                    break
+        return weights(model)
+
+    whole = go(tmp_path / "whole")
+    go(tmp_path / "parts", stop=2)
+    go(tmp_path / "parts", stop=5)
+    assert equal(whole, go(tmp_path / "parts"))
+
+
+def test_a_bfloat16_base_trains_a_float32_adapter(tmp_path: Path) -> None:
+    model = network().bfloat16()
+    add_adapter(model, AdapterConfig(rank=2))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    data = PackedBatches(corpus(tmp_path / "corpus"), 4, 16, seed=3)
+    for precision in ("float32", "bfloat16"):
+        losses = [
+            s.loss for s in train(model, data, causal, Settings(steps=20, learning_rate=0.02, precision=precision))
+        ]
+        assert sum(losses[-3:]) < sum(losses[:3])
+    assert model.embedding.weight.dtype == torch.bfloat16
+
+
+def test_the_same_seed_gives_the_same_bytes_and_touches_no_other_generator() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    models = []
+    for seed in (1, 1, 2):
+        models.append(network())
+        torch.manual_seed(7)
+        add_adapter(models[-1], AdapterConfig(), seed=seed)
+        assert torch.equal(torch.rand(3), expected)
+    assert equal(weights(models[0]), weights(models[1])) and not equal(weights(models[0]), weights(models[2]))
+
+
+# --- several adapters
+
+
+def test_two_adapters_do_not_disturb_each_other() -> None:
+    model = network()
+    plain, expected = logits(model), {}
+    for name, kind in (("one", "lora"), ("two", "dora")):
+        alone = network()
+        add_adapter(alone, AdapterConfig(rank=2, kind=kind, targets=ALL), name)  # type: ignore[arg-type]
+        move(alone)
+        expected[name] = logits(alone)
+        add_adapter(model, AdapterConfig(rank=2, kind=kind, targets=ALL), name)  # type: ignore[arg-type]
+        move(model)
+    for name in ("one", "two", "one"):
+        set_adapter(model, name)
+        assert torch.equal(logits(model), expected[name])
+        assert {n.split(".adapters.")[1].split(".")[0] for n in names(model)} == {name}
+    set_adapter(model, None)
+    assert torch.equal(logits(model), plain) and not names(model)
+    drop_adapter(model, "one")
+    set_adapter(model, "two")
+    assert torch.equal(logits(model), expected["two"])
+    with pytest.raises(InputError, match="no adapter 'one'; there are two"):
+        set_adapter(model, "one")
+
+
+def test_an_adapter_on_other_matrices_leaves_the_first_where_it_was() -> None:
+    model = moved(config=AdapterConfig(targets=("query",)))
+    expected = logits(model)
+    add_adapter(model, AdapterConfig(targets=("up",)), "other")
+    move(model)
+    assert not torch.equal(logits(model), expected)
+    set_adapter(model, "default")
+    assert torch.equal(logits(model), expected)
+
+
+def test_a_call_and_each_of_its_rows_can_choose() -> None:
+    model = network()
+    plain = logits(model)
+    add_adapter(model, AdapterConfig(rank=2), "one")
+    move(model)
+    add_adapter(model, AdapterConfig(rank=3, kind="dora", modules_to_save=("embedding",)), "two")
+    move(model, 2)
+    two = logits(model)
+    with selected(model, "one"):
+        one = logits(model)
+        with selected(model, None):
+            assert torch.equal(logits(model), plain)
+        assert torch.equal(logits(model), one)
+    assert torch.equal(logits(model), two) and not torch.equal(one, two)
+    with selected(model, ["two", None, "one"]):
+        rows = logits(model)
+    for row, expected in enumerate((two, plain, one)):
+        assert (rows[row] - expected[row]).abs().max() < 1e-6
+    with selected(model, ["one"]), pytest.raises(InputError, match="chosen for 1 rows, and this call has 3"):
+        logits(model)
+    with pytest.raises(InputError, match="no adapter 'three'"), selected(model, ["one", "three"]):
+        pass
+
+
+def test_the_choice_of_a_call_is_its_thread_s_alone() -> None:
+    model = moved()
+    expected = logits(model)
+    seen: list[torch.Tensor] = []
+    with selected(model, None):
+        thread = threading.Thread(target=lambda: seen.append(logits(model)))
+        thread.start()
+        thread.join()
+        assert not torch.equal(logits(model), expected)
+    assert torch.equal(seen[0], expected)
+
+
+def test_label_heads_belong_to_their_adapter() -> None:
+    model = labelled()
+    expected = {}
+
+    def scores() -> torch.Tensor:
+        with torch.no_grad():
+            return model.scores(model.encode(IDS), IDS)
+
+    expected[None] = scores()
+    for name in ("one", "two"):
+        add_adapter(model, AdapterConfig(rank=2), name)
+        move(model)
+        expected[name] = scores()  # type: ignore[index]
+    with selected(model, ["two", "one", None]):
+        rows = scores()
+    for row, name in enumerate(("two", "one", None)):
+        assert (rows[row] - expected[name][row]).abs().max() < 1e-6  # type: ignore[index]
+
+
+def test_generation_uses_the_adapter_with_its_cache() -> None:
+    model = moved(config=AdapterConfig(rank=2, targets=ALL))
+    cache = model.new_cache(3, 8)
+    with torch.no_grad():
+        steps = [model.logits(model.decode(IDS[:, i : i + 1], cache=cache)) for i in range(8)]
+    near(torch.cat(steps, 1), logits(model))
+
+
+# --- merged, taken away, copied
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("saved", [(), ("embedding",), ("head",), ("embedding", "head")])
+def test_tied_words_survive_a_merge(tied: bool, saved: tuple[str, ...]) -> None:
+    targets = ALL if not saved else ("all",)
+    model = moved(config=AdapterConfig(rank=2, targets=targets, modules_to_save=saved), tie_embeddings=tied)
+    before, adapted, config = weights(model), logits(model), model.config
+    merge(model)
+    near(logits(model), adapted)
+    unmerge(model)
+    assert equal(before, weights(model)) and model.config == config and torch.equal(logits(model), adapted)
+    merge(model, drop=True)
+    near(logits(model), adapted)
+    assert not model.config.tie_embeddings
+    assert ("head.weight" in names(model)) and names(model) == {n for n, _ in model.named_parameters()}
+
+
+def test_tied_words_without_an_adapter_stay_tied(tmp_path: Path) -> None:
+    model = moved()
+    adapted = logits(model)
+    merge(model, drop=True)
+    assert model.config.tie_embeddings and "head.weight" not in dict(model.named_parameters())
+    model.family = "qwen3"
+    Model(model, None).save(tmp_path / "model")
+    assert (logits(load_network(tmp_path / "model")) - adapted).abs().max() < 1e-5
+
+
+def test_a_merge_without_an_adapter_or_with_another_is_refused() -> None:
+    model = moved()
+    merge(model)
+    merge(model)  # merged already: the same
+    for call in (
+        lambda: set_adapter(model, None),
+        lambda: add_adapter(model, AdapterConfig(), "two"),
+        lambda: quantize_base(model),
+        lambda: selected(model, None).__enter__(),
+    ):
+        with pytest.raises(InputError, match="'default' is merged into the weights"):
+            call()
+    unmerge(model)
+    with pytest.raises(InputError, match="no adapter is merged"):
+        unmerge(model)
+    set_adapter(model, None)
+    with pytest.raises(InputError, match="no adapter is active"):
+        merge(model)
+
+
+@pytest.mark.parametrize("how", ["drop", "merge and drop", "quantised and merged"])
+def test_no_wrapper_is_left_behind(how: str) -> None:
+    model = network()
+    plain, before = str(model), weights(model)
+    if how.startswith("quantised"):
+        quantize_base(model, 8, measure=False)
+    add_adapter(model, AdapterConfig(targets=ALL, modules_to_save=("embedding",)))
+    drop_adapter(model) if how == "drop" else merge(model, drop=True)
+    assert str(model) == plain and "adapter_board" not in vars(model)
+    assert not any(isinstance(m, Projection) or m._forward_hooks for m in model.modules())
+    assert names(model) >= before.keys() - ({n for n in before if "layers" in n} if "quant" in how else set())
+    if how == "drop":
+        assert equal(before, weights(model))
+
+
+def test_a_copy_of_a_network_has_adapters_of_its_own() -> None:
+    model = moved()
+    twin = copy.deepcopy(model)
+    expected = logits(model)
+    set_adapter(twin, None)
+    assert torch.equal(logits(model), expected) and not torch.equal(logits(twin), expected)
+    with selected(model, None):
+        set_adapter(twin, "default")
+        assert torch.equal(logits(twin), expected) and not torch.equal(logits(model), expected)
+
+
+def test_the_optimizer_has_the_adapter_s_parameters_alone() -> None:
+    model = moved()
+    assert set(Optimizer(model, "adamw", 1e-3).names.values()) == names(model)
+
+
+# --- quantised bases
+
+
+@pytest.mark.parametrize("shape", [(7, 36), (16, 64), (5, 3), (4, 96)])
+@pytest.mark.parametrize("bits, group, bound", [(8, 32, 1 / 254), (4, 32, 1 / 8), (4, 64, 1 / 8)])
+def test_a_packed_matrix_is_near_the_dense_one(shape: tuple[int, int], bits: int, group: int, bound: float) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    weight[1] = 0
+    packed = pack(weight, bits, group)
+    dense = packed.dense(torch.float32)
+    largest = weight.abs().amax(1, keepdim=True)
+    assert dense.shape == weight.shape and bool(((dense - weight).abs() <= bound * largest * 1.01).all())
+    assert torch.equal(packed.to(torch.bfloat16).dense(torch.float32), dense), "a cast of the network rounds it again"
+    per_weight = packed.nbytes * 8 / (shape[0] * (shape[1] if bits == 8 else -(-shape[1] // group) * group))
+    assert per_weight == pytest.approx(8 + 32 / shape[1] if bits == 8 else 4 + 16 / group)
+
+
+def test_levels_of_four_bits_are_all_used_and_exact_on_the_grid() -> None:
+    weight = torch.arange(-8.0, 8.0).repeat(2)[None] / 4
+    assert torch.equal(pack(weight, 4).dense(torch.float32), weight)
+    assert torch.equal(pack(-weight, 4).dense(torch.float32), -weight)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_quantised_base_computes_with_what_it_dequantises_to(bits: int, kind: Any) -> None:
+    model = network()
+    plain = logits(model)
+    result = quantize_base(model, bits, measure=False)
+    assert 0 < (logits(model) - plain).abs().max() < (0.02 if bits == 8 else 0.3)
+    dense = network()
+    with torch.no_grad():
+        for name, slot in slots(model).items():
+            assert isinstance(slot, Projection) and slot.weight is None
+            dense.get_submodule(name).weight.copy_(slot.matrix(torch.float32))
+    gradients = []
+    for one in (model, dense):
+        add_adapter(one, AdapterConfig(rank=2, kind=kind))
+        move(one)
+        loss, _ = causal(one, batch(2, 8))
+        loss.backward()
+        gradients.append([p.grad for p in one.parameters() if p.requires_grad])
+    assert (logits(model) - logits(dense)).abs().max() < 1e-5
+    assert all((a - b).abs().max() < 1e-4 for a, b in zip(*gradients, strict=True))
+    assert result.after < result.before / 3  # a narrow matrix fills its groups with zeros
+
+
+def test_the_backward_of_a_quantised_matrix_keeps_no_dense_copy() -> None:
+    place = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(2)])
+    packed = pack(place[0].weight, 4)
+    saved: list[torch.Tensor] = []
+    from yanmo.models.quantized import packed_linear
+
+    x = torch.randn(3, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        out = packed_linear(x, packed, None)
+    assert not any(t.shape == (64, 64) for t in saved)
+    out.sum().backward()
+    assert (x.grad - packed.dense(torch.float32).sum(0)).abs().max() < 1e-5
+
+
+def test_a_merge_into_a_quantised_base_is_exact_and_can_be_taken_back(tmp_path: Path) -> None:
+    model = network()
+    quantize_base(model, 4, measure=False)
+    add_adapter(model, AdapterConfig(rank=2))
+    move(model)
+    before, adapted = weights(model), logits(model)
+    merge(model)
+    near(logits(model), adapted)
+    unmerge(model)
+    assert torch.equal(logits(model), adapted) and equal(before, weights(model))
+    set_adapter(model, None)
+    model.family = "qwen3"
+    Model(model, None).save(tmp_path / "dequantised")
+    assert (logits(load_network(tmp_path / "dequantised")) - logits(model)).abs().max() < 1e-5
+
+
+def test_quantising_says_what_it_costs_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yanmo.models.adapters._slowdown", lambda *_: 2.5)
+    with pytest.warns(UserWarning, match=r"0.0 MB in 4 bits.*a product of them takes 2.5 times as long"):
+        assert quantize_base(network(), 4).slowdown == 2.5
+    monkeypatch.setattr("yanmo.models.adapters._slowdown", lambda *_: 1.0)
+    quantize_base(network(), 4)
+
+
+def test_the_cost_is_measured() -> None:
+    from yanmo.models.adapters import _slowdown
+
+    class Slow:
+        def dense(self, dtype: torch.dtype) -> torch.Tensor:
+            time.sleep(0.02)
+            return torch.zeros(8, 8)
+
+    with warnings.catch_warnings():
+        assert _slowdown(torch.zeros(8, 8), Slow(), runs=3) > 5  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_quantised_is_named() -> None:
+    with pytest.raises(InputError, match="bits are 3"):
+        quantize_base(network(), 3)
+    with pytest.raises(InputError, match="group is 48"):
+        quantize_base(network(), 4, group=48)
+    model = network()
+    quantize_base(model, 8, measure=False)
+    with pytest.raises(InputError, match="quantised already"):
+        quantize_base(model, 4)
+    model = network()
+    with torch.no_grad():
+        model.decoder.layers[0].ffn.up.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        quantize_base(model, 4)
