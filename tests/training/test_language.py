@@ -277,7 +277,7 @@ def test_a_run_left_and_continued_equals_one_that_was_not(kind: str, tmp_path: P
         for stop in (*stops, 0):
             model = shaped(kind, scale=1.0, vocab_size=tokenizer.vocab_size, max_positions=64, dropout=0.2)
             objective, source = batches(kind, tmp_path / "s", tokenizer)
-            settings = Settings(steps=12, accumulation=2, learning_rate=0.01)
+            settings = Settings(steps=16, accumulation=2, learning_rate=0.01)
             with open_run(tmp_path / f"run{len(stops)}", "", {}) as run:
                 steps = []
                 for step in train(model, source, objective, settings, run=run):
