@@ -51,7 +51,7 @@ def results(text: str = "The module provides access to") -> dict[str, dict[str, 
         "corpus": {
             "seconds": 4.0,
             "source": text,
-            "licenses": [[text, 700], ["", 3]],
+            "licenses": [[text, 700], ["not stated", 3]],
             "languages": [["en", 700], ["zh", 3]],
             "read": 703,
             "removed": [["duplicate", 2]],

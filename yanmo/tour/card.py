@@ -11,7 +11,7 @@ from typing import Any
 from yanmo import __version__
 from yanmo.tour.folder import Tour
 
-UNKNOWN = "unknown"  # what a corpus card says where nobody stated it
+UNKNOWN = "not stated"
 
 
 def model_card(tour: Tour, name: str, result: dict[str, Any]) -> str:

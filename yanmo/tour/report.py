@@ -72,13 +72,13 @@ def _headline(tour: Tour) -> Markup:
 
 
 def _corpus(corpus: dict[str, Any]) -> list[object]:
-    listed = [f"{name or 'not stated'} ({count:,})" for name, count in corpus["licenses"][:SHOWN_LICENSES]]
+    listed = [f"{name} ({count:,})" for name, count in corpus["licenses"][:SHOWN_LICENSES]]
     removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in corpus["removed"])
     more = len(corpus["licenses"]) - SHOWN_LICENSES
     card = {
         "Source": corpus["source"],
         "Licence": "; ".join(listed) + (f"; and {more} more" if more > 0 else ""),
-        "Languages": ", ".join(f"{name or 'not stated'} ({count:,})" for name, count in corpus["languages"]) or None,
+        "Languages": ", ".join(f"{name} ({count:,})" for name, count in corpus["languages"]) or None,
         "Documents read": corpus["read"],
         "Left out": removed or "none",
         "Could not be read": corpus["failed"] or None,

@@ -16,9 +16,11 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from yanmo.corpus.build import build_corpus, load_corpus
+from yanmo.corpus.card import UNSTATED
 from yanmo.corpus.documents import Document
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.python_docs import python_documents
@@ -68,7 +70,8 @@ def make_corpus(tour: Tour, show: Show) -> dict[str, Any]:
     remarks: list[str] = []
     if tour.paths:
         documents = read_documents(_order(tour.paths, most, remarks), report)
-        source = ", ".join(tour.paths[:3]) + (f" and {len(tour.paths) - 3} more" if len(tour.paths) > 3 else "")
+        names = [Path(path).name or path for path in tour.paths]  # a card says nothing of where a disk keeps its texts
+        source = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     else:
         documents = python_documents(report)
         source = f"the documentation of Python {sys.version_info.major}.{sys.version_info.minor}'s standard library"
@@ -104,8 +107,8 @@ def _described(card: dict[str, Any], source: str, remarks: list[str]) -> dict[st
     splits = card["splits"]
     return {
         "source": source,
-        "licenses": list(card["license"].items()),
-        "languages": list(card["language"].items()),
+        "licenses": [("not stated" if name == UNSTATED else name, count) for name, count in card["license"].items()],
+        "languages": [("not stated" if name == UNSTATED else name, count) for name, count in card["language"].items()],
         "scripts": list(card["script"].items()),
         "read": card["in"],
         "removed": list(card["removed"].items()),
@@ -136,7 +139,7 @@ def documents_of(tour: Tour, name: str) -> Iterator[Document]:
     documents = load_corpus(tour.out / "corpus").documents(name)
     if name == "train" or tour.stages["corpus"]["valid_bytes"] <= _measured(tour):
         return documents
-    return _up_to(documents, _measured(tour))
+    return _up_to(documents, _measured(tour), min(VALID_SPREAD, tour.stages["corpus"]["valid_documents"]))
 
 
 def _measured(tour: Tour) -> float:
@@ -144,13 +147,13 @@ def _measured(tour: Tour) -> float:
     return max(VALID_PER_MINUTE * tour.minutes, VALID_LEAST)
 
 
-def _up_to(documents: Iterator[Document], most: float) -> Iterator[Document]:
+def _up_to(documents: Iterator[Document], most: float, spread: int) -> Iterator[Document]:
     """Documents up to `most` bytes, of a long one the beginning up to a paragraph border, so that none is the whole."""
     left = most
     for document in documents:
         size = len(document.text.encode())
-        if size > most / VALID_SPREAD:
-            high = int(len(document.text) * most / VALID_SPREAD / size)
+        if size > most / spread:
+            high = int(len(document.text) * most / spread / size)
             document = dataclasses.replace(document, text=document.text[: border(document.text, high // 2, high)])
             size = len(document.text.encode())
         if size <= left:

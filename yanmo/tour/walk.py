@@ -42,13 +42,14 @@ def walk(
 def go(tour: Tour, show: Show) -> Path:
     """Do the stages that are not done."""
     report = tour.out / REPORT
-    where = ", ".join(tour.paths) or "the documentation of Python's standard library"
+    where = ", ".join(tour.paths) or "Python's own documentation"
+    asked = f"{tour.minutes:g} minute{'' if tour.minutes == 1 else 's'}"
     if tour.finished and report.is_file():
         show.say(f"This tour is finished. Its report: {report}")
         show.say(f"For a new one, remove {tour.out}{os.sep} or name another folder with --out.")
         return report
     tour.stages.pop("report", None)
-    show.say(f"{where} → {tour.out}{os.sep}, {tour.minutes:g} minutes", style="bold")
+    show.say(f"{where} → {tour.out}{os.sep}, {asked}", style="bold")
     if tour.stages:
         show.say(f"Going on: {', '.join(tour.stages)} done, {page.duration(tour.spent)} used.")
     # these import torch, which takes a second or two: the first line is there before

@@ -30,6 +30,8 @@ PROMPT_TOKENS, NEW_TOKENS = 16, 64
 SENTENCE_TOKENS = (10, 18)  # short enough that every token can be labelled on a phone
 SHOWN_HEADS = 6
 PARAGRAPH = re.compile(r"(?:^|(?<=\n\n))[^\s]")
+LINE = re.compile(r"(?:^|(?<=\n))[ \t\u3000]*\S", re.M)
+HAN = re.compile(r"[\u3400-\u9fff]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])|\n\s*\n")
 
 
@@ -47,15 +49,16 @@ def pick_prompts(documents: Sequence[Document], tokenizer: Tokenizer, count: int
 
 
 def _paragraphs(text: str) -> list[int]:
-    """Where paragraphs begin."""
-    return [match.start() for match in PARAGRAPH.finditer(text)]
+    """Where paragraphs begin: behind blank lines, or, in a text that has none, behind the ends of lines."""
+    found = [match.start() for match in PARAGRAPH.finditer(text)]
+    return found if len(found) > 1 else [match.start() for match in LINE.finditer(text)]
 
 
 def _is_prose(text: str) -> bool:
     """Mostly letters and spaces, and long enough to be cut in two."""
     head = text.split("\n\n")[0]
     letters = sum(character.isalpha() or character.isspace() for character in head)
-    return len(head.encode()) >= 80 and letters >= 0.9 * len(head)
+    return len(head.encode()) >= 80 and letters >= (0.75 if HAN.search(head) else 0.9) * len(head)
 
 
 def _cut(document: Document, begin: int, tokenizer: Tokenizer) -> dict[str, str]:
