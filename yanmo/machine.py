@@ -39,6 +39,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 # what each extra of pyproject.toml gives, in the words of someone who lacks it
 EXTRAS = {
     "corpus": "Parquet corpora, and clean text out of HTML pages and web archives",
+    "chinese": "the words of Chinese text, for masking whole words",
     "all": "everything that a user of the README needs",
     "test": "the test suite: pytest -q",
     "bench": "the peers that `python -m benchmarks` measures against",

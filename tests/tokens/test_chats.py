@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections import Counter
@@ -327,3 +328,35 @@ def test_preferences_that_cannot_be_used_are_counted_or_refused(bpe: Tokenizer) 
         gather_preferences(bpe, [{"chosen": "x"}], 64)
     with pytest.raises(InputError, match="there are no preferences"):
         gather_preferences(bpe, [], 64)
+
+
+# --- real data
+
+
+def test_real_conversations_in_a_real_vocabulary_equal_those_of_inference(shared_data: Path, tmp_path: Path) -> None:
+    files = shared_data / "generation/dolly_hhrlhf_train_small.jsonl.gz", shared_data / "tokenizers"
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(gzip.decompress((files[1] / "llama2-tokenizer.json.gz").read_bytes()))
+    names = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    tokenizer = load_tokenizer(folder)
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
+        "{% else %} {{ m.content | trim }} {{ eos_token }}{% endif %}{% endfor %}"
+    )
+    lines = [json.loads(line) for line in gzip.decompress(files[0].read_bytes()).decode().split("\n")[:150]]
+    talks = [
+        [{"role": "user", "content": line["prompt"]}, {"role": "assistant", "content": line["response"]}]
+        for line in lines
+    ]
+    with pytest.warns(UserWarning, match="longer than a row"):
+        chats = gather_chats(tokenizer, talks, 512, template=template)
+    assert len(chats) + sum(chats.left_out.values()) == 150 and chats.left_out.keys() == {"longer than a row"}
+    kept = {tuple(chats[number][0].tolist()) for number in range(len(chats))}
+    for talk_ in talks:
+        prompt = chat_ids(tokenizer, talk_[:1], template=template)
+        (example,) = chat_examples(tokenizer, talk_, template=template)
+        assert example.ids[: len(prompt)] == prompt and example.targets.index(True) == len(prompt)
+        assert example.ids[-1] == tokenizer.eos_id and example.ids.count(tokenizer.bos_id or 0) == 1
+        assert (tuple(example.ids) in kept) == (len(example.ids) - 1 <= 512)

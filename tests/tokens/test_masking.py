@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
 import warnings
@@ -326,3 +327,14 @@ def test_spans_outside_their_range_are_refused(values: dict[str, float]) -> None
 def test_the_frame_is_what_encode_puts_around_a_text(wordpiece: Tokenizer, bpe: Tokenizer, unigram: Tokenizer) -> None:
     assert frame(wordpiece) == ([wordpiece.cls_id], [wordpiece.sep_id])
     assert frame(bpe) == ([], []) and frame(unigram) == ([], [unigram.eos_id])
+
+
+def test_words_of_a_real_chinese_text_are_those_of_the_segmenter(shared_data: Path) -> None:
+    rjieba = pytest.importorskip("rjieba")
+    tokenizer = load_tokenizer(shared_data / "tokenizers" / "bert-base-chinese-vocab.txt")
+    file = shared_data / "corpora" / "zh-novel-红楼梦.txt.gz"
+    text = gzip.decompress(file.read_bytes()).decode()[3000:6000]
+    text = "".join(letter for letter in text if tokenizer.encode(letter, False) not in ([], [tokenizer.unk_id]))
+    expected = [word for run in re.findall("[\u4e00-\u9fff]+", text) for word in rjieba.cut(run)]
+    found = [word for word in spelled(tokenizer, text, Words(tokenizer, True)) if re.match("[\u4e00-\u9fff]", word)]
+    assert len(expected) > 1000 and found == expected
