@@ -9,7 +9,7 @@ import torch
 
 from yanmo.models.attention import Visible, attention, positions_of, reference_attention, see_back, see_both_ways
 from yanmo.models.config import TransformerConfig
-from yanmo.models.layers import relative_bucket, rotary_frequencies, rotate, rotation_at, sinusoids
+from yanmo.models.layers import RMSNorm, relative_bucket, rotary_frequencies, rotate, rotation_at, sinusoids
 
 
 def heads(rows: int, n: int, columns: int, seed: int) -> torch.Tensor:
@@ -105,3 +105,19 @@ def test_near_distances_have_a_bucket_of_their_own_and_far_ones_share() -> None:
     assert len(set(both[37:44].tolist())) == 7  # -3 … 3: half of 8 buckets a side are exact
     back = relative_bucket(distance, 16, 20, both_ways=False)
     assert set(back[40:].tolist()) == {0} and back[0] == 15
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_the_norm_of_training_equals_that_of_torch_in_value_and_gradient(dtype: torch.dtype, tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, upstream = (3 * torch.randn(2, 5, 18, generator=generator) for _ in range(2))
+    weight = 1 + 0.3 * torch.randn(18, generator=generator)
+    results = []
+    for norm in (lambda a, b: torch.nn.functional.rms_norm(a, (18,), b, 1e-3), lambda a, b: RMSNorm.apply(a, b, 1e-3)):
+        a, b = (t.to(dtype).requires_grad_() for t in (x, weight))
+        out = norm(a, b)
+        out.backward(upstream.to(dtype))
+        results.append([out, a.grad, b.grad])
+    for expected, found in zip(*results):
+        assert found.dtype == dtype
+        assert (found.float() - expected.float()).abs().max() <= tolerance * expected.float().abs().max()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,34 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each vector."""
         if self.bias is None:
+            if x.device.type == "cpu" and torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+                return RMSNorm.apply(x, self.weight, self.eps)  # 3.5 times as fast as the next line (docs/log.md)
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(torch.autograd.Function):
+    """F.rms_norm with its gradient, in few passes over the data: on a CPU torch composes it out of a dozen.
+
+    x (…, W), weight (W,). In bfloat16 the scale of a vector is rounded too; everything summed is summed in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, scale, weight = ctx.saved_tensors
+        product = upstream * normed
+        weight_gradient = product.flatten(0, -2).sum(0, dtype=torch.float32).to(weight.dtype)
+        along = (product @ weight).unsqueeze(-1) / normed.shape[-1]
+        return torch.addcmul(upstream * weight, normed, along, value=-1).mul_(scale), weight_gradient, None
 
 
 class FeedForward(nn.Module):
