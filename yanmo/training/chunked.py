@@ -4,6 +4,7 @@ In: a network, hidden vectors (N, W), and what belongs to each of them. Out: a s
 
     targeted         hidden and targets of the positions that have one
     chunked_sum      Σ score(logits, …), its gradients taken chunk by chunk, so that nothing is computed twice
+    negative_log_likelihood      the commonest score, Σ −ln p(target)
     log_probs        ln p(target) of each position, computed again in backward, for losses that are no plain sum
 
     N positions, W width, V vocabulary
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from yanmo.errors import InputError
 from yanmo.tokens.batches import NO_TARGET
 
-Score = Callable[..., Tensor]  # (logits (n, V) in float32, the n rows of what is given) → a scalar, the sum over n
+Score = Callable[..., Tensor]  # (logits (n, V), the n rows of what is given) → a float32 scalar, the sum over n
 CHUNK = 1 << 23  # logits that exist at once: 32 MiB in float32
 
 
@@ -52,16 +53,44 @@ def chunked_sum(network: Any, hidden: Tensor, given: tuple[Tensor, ...], score: 
         return hidden.sum().float()
     rows = max(1, chunk // network.config.output_size)
     if len(hidden) <= rows:
-        return score(network.logits(hidden).float(), *given)
+        return score(network.logits(hidden), *given)
     if not torch.is_grad_enabled():
         parts = zip(hidden.split(rows), *(tensor.split(rows) for tensor in given))
-        return torch.stack([score(network.logits(part).float(), *others) for part, *others in parts]).sum()
+        return torch.stack([score(network.logits(part), *others) for part, *others in parts]).sum()
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def part_score(part: Tensor, begin: int) -> Tensor:
-        return score(network.logits(part).float(), *(tensor[begin : begin + rows] for tensor in given))
+        return score(network.logits(part), *(tensor[begin : begin + rows] for tensor in given))
 
     return _Chunked.apply(part_score, rows, hidden, *parameters)
+
+
+def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return Σ −ln softmax(logits)[target], softmax in float32, over logits (N, V) and targets (N,)."""
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _NegativeLogLikelihood.apply(logits, targets)
+    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+class _NegativeLogLikelihood(torch.autograd.Function):
+    """The same with its gradient, softmax − one-hot, made in the memory of the forward pass; backward runs once.
+
+    On a CPU 2.5 times as fast as what autograd composes (docs/log.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        shares = torch.log_softmax(logits, -1, dtype=torch.float32)  # (N, V)
+        ctx.shares, ctx.targets, ctx.dtype = shares, targets[:, None], logits.dtype
+        return -shares.gather(1, ctx.targets).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        assert ctx.shares is not None, "the gradient has taken the place of what it is made of; it is made once"
+        gradient, ctx.shares = ctx.shares.exp_(), None
+        gradient.scatter_add_(1, ctx.targets, gradient.new_full(ctx.targets.shape, -1.0))
+        return (gradient if bool(upstream == 1) else gradient.mul_(upstream)).to(ctx.dtype), None
 
 
 class _Chunked(torch.autograd.Function):

@@ -56,6 +56,7 @@ def distillation(
         own, targets = targeted(network, hidden(network, batch), batch.targets)
 
         def score(logits: Tensor, wanted: Tensor, taught: Tensor) -> Tensor:
+            logits = logits.float()
             with torch.no_grad(), evaluating(teacher):
                 soft = teacher.logits(taught).float()  # type: ignore[operator]
             loss = temperature**2 * weight * divergence(logits, soft, temperature)

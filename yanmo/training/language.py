@@ -11,7 +11,6 @@ In: a network (models/protocol.py) and a batch. Out: (loss_sum, n_targets), as i
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from yanmo.errors import InputError
 from yanmo.tokens.batches import Batch
 from yanmo.tokens.pairs import PairBatch
-from yanmo.training.chunked import CHUNK, chunked_sum, targeted
+from yanmo.training.chunked import CHUNK, chunked_sum, negative_log_likelihood, targeted
 
 
 def decoded(network: Any, batch: Batch) -> Tensor:
@@ -60,5 +59,10 @@ def smoothed(
     if not 0 <= smoothing < 1:
         raise InputError(f"label smoothing is {smoothing}; choose a share from 0 and below 1")
     hidden, wanted = targeted(network, hidden, targets)
-    score = partial(F.cross_entropy, reduction="sum", label_smoothing=smoothing)
+    if not smoothing:
+        return chunked_sum(network, hidden, (wanted,), negative_log_likelihood, chunk), len(wanted)
+
+    def score(logits: Tensor, part: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), part, reduction="sum", label_smoothing=smoothing)
+
     return chunked_sum(network, hidden, (wanted,), score, chunk), len(wanted)

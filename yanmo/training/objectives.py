@@ -17,16 +17,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from yanmo.errors import InputError
 from yanmo.tokens.batches import Batch
-from yanmo.training.chunked import CHUNK, chunked_sum, targeted
+from yanmo.training.chunked import CHUNK, chunked_sum, negative_log_likelihood, targeted
 
 
 def causal(network: Any, batch: Batch) -> tuple[Tensor, int]:
@@ -42,7 +40,7 @@ def cross_entropy(network: Any, hidden: Tensor, targets: Tensor, chunk: int = CH
     nothing is a target the sum is 0 with a zero gradient.
     """
     hidden, flat = targeted(network, hidden, targets)
-    return chunked_sum(network, hidden, (flat,), partial(F.cross_entropy, reduction="sum"), chunk)
+    return chunked_sum(network, hidden, (flat,), negative_log_likelihood, chunk)
 
 
 # --- evaluation
