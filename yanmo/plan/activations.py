@@ -1,0 +1,216 @@
+"""What one micro-batch keeps between forward and backward, and what the loss needs for a while, in bytes.
+
+In: a config, the shape of a micro-batch. Out: Activations. Every term is a tensor that autograd saves in this package's
+own layers; a test counts the saved tensors of real networks and finds the same.
+
+    activations     all of it
+    _norm, _attention, _feed_forward     one layer's parts
+    _head           the loss, in chunks (training/objectives.py)
+
+    n tokens, B rows, T columns, W width, H, K heads, D head width, F feed-forward width, V vocabulary, e bytes a value
+
+What torch itself keeps, on a CPU: the fused attention query, key, value, output and one float32 per query, and a mask
+as numbers of the query's type; attention with dropout or with a bias that learns goes without the fused kernel, in
+float32, and keeps its weights; dropout keeps its mask as numbers. GPUs keep less in some of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yanmo.models.config import RecurrentConfig, TransformerConfig
+from yanmo.plan.count import GATES, Config, head_matrices
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CHUNK = 1 << 23  # logits that exist at once (training/objectives.py)
+INDEX = 8  # bytes of a token number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A micro-batch on one device. `packed`: rows hold several documents, so that attention takes a mask.
+
+    source: columns of the encoder's side of an encoder-decoder. target_share: tokens that have a target. adapter: the
+    base is frozen.
+    """
+
+    rows: int
+    context: int
+    precision: str = "float32"
+    packed: bool = True
+    source: int = 0  # 0: as many as context
+    target_share: float = 1.0
+    recompute: bool = False
+    rank: int = 0
+
+    @property
+    def source_columns(self) -> int:
+        """Columns of the encoder's side."""
+        return self.source or self.context
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one side."""
+        return self.rows * self.context
+
+    @property
+    def size(self) -> int:
+        """Bytes of a value."""
+        return BYTES[self.precision]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes. kept: by the layers, from forward to backward. loss: on top, in the head. layer: on top, in a layer."""
+
+    kept: float
+    loss: float
+    layer: float
+
+
+def activations(config: Config, shape: Shape) -> Activations:
+    """What a micro-batch needs besides weights, gradients and optimizer."""
+    loss = _head(config, shape)
+    batch = 3 * shape.tokens * INDEX  # ids, targets, mask
+    if isinstance(config, RecurrentConfig):
+        kept, layer = _recurrent(config, shape)
+        return Activations(kept + batch, loss, layer)
+    sides = []
+    if config.encoder_layers:
+        sides.append((config.encoder_layers, shape.source_columns if config.decoder_layers else shape.context, False))
+    if config.decoder_layers:
+        sides.append((config.decoder_layers, shape.context, True))
+    kept = float(batch)
+    layer = 0.0
+    for layers, columns, is_decoder in sides:
+        one = _layer(config, shape, columns, is_decoder)
+        stored = layers * one
+        if shape.recompute:
+            stored = layers * shape.rows * columns * config.width * shape.size  # the input of each layer
+            layer = max(layer, one)
+        kept += stored + _embedding(config, shape, columns) + config.norm_final * _norm(config, shape, columns)
+        layer = max(layer, shape.recompute * one + _workspace(config, shape, columns))
+        if shape.rank:  # before the first adapter nothing is kept
+            kept -= _norm(config, shape, columns) * ((config.norm_order == "pre") + config.norm_embedding)
+        if is_decoder and config.encoder_layers:
+            kept += shape.rows * shape.source_columns * config.width * shape.size  # the memory
+    return Activations(kept, loss, layer)
+
+
+def _layer(c: TransformerConfig, s: Shape, columns: int, is_decoder: bool) -> float:
+    n = s.rows * columns
+    total = 2 * _norm(c, s, columns) + (1 + _reads(c, s)) * n * c.width * s.size  # what the two parts read
+    total += 2 * n * c.width * s.size * bool(c.dropout)
+    total += _attention(c, s, columns, columns, causal=is_decoder)
+    total += _feed_forward(c, s, n)
+    if is_decoder and c.encoder_layers:
+        total += _norm(c, s, columns) + n * c.width * s.size * (1 + bool(c.dropout))
+        total += _attention(c, s, columns, s.source_columns, causal=False, cross=True)
+    return total
+
+
+def _reads(c: TransformerConfig, s: Shape) -> bool:
+    """Whether every matrix keeps what it reads: for its own gradient or its adapter's; else query and value do."""
+    return not s.rank or c.kind == "decoder"
+
+
+def _norm(c: TransformerConfig, s: Shape, columns: int, width: int = 0, vectors: int = 0) -> float:
+    """One norm over `vectors` vectors of `width`."""
+    width, vectors = width or c.width, vectors or s.rows * columns
+    return vectors * (width + (2 if c.norm == "layer" else 1)) * s.size  # the input, or what was normalised; scales
+
+
+def _attention(c: TransformerConfig, s: Shape, columns: int, keys: int, *, causal: bool, cross: bool = False) -> float:
+    n, m = s.rows * columns, s.rows * keys
+    queries, e = c.n_heads * c.head_width, s.size
+    low = (2 * n + 2 * m if _reads(c, s) else n + m) * s.rank * e  # what lies between an adapter's two matrices
+    biased = c.position == "relative" and not cross and not s.rank
+    total = float(low)
+    if c.norm_query_key and not cross:
+        total += _norm(c, s, columns, c.head_width, n * c.n_heads) + _norm(c, s, keys, c.head_width, m * c.n_kv_heads)
+    if biased or c.attention_dropout:
+        total += (
+            n + 2 * m
+        ) * queries * 4 + n * queries * e  # scaled query and key, value; what the output matrix reads
+        weights = s.rows * c.n_heads * columns * keys * 4
+        total += weights * (3 if c.attention_dropout else 1)
+        if biased and s.packed:
+            total += s.rows * columns * keys  # which scores are hidden
+        return total
+    total += (2 * n + 2 * m) * queries * e + n * c.n_heads * 4
+    if c.norm_query_key and c.norm == "layer" and not cross:
+        total += n * queries * e * _reads(c, s)  # the output, in the order that its matrix reads
+    windowed = causal and any(0 < window < columns for window in c.windows)
+    if s.rank and c.position == "relative" and not cross:  # the bias learns nothing, and is a mask of every head
+        total += s.rows * c.n_heads * columns * keys * e
+    elif s.packed or cross:  # the memory's mask is always given
+        total += s.rows * columns * keys * e
+    elif windowed:
+        total += columns * keys * e
+    return total
+
+
+def _feed_forward(c: TransformerConfig, s: Shape, n: int) -> float:
+    inner = n * c.ffn_width * s.size
+    saved_before = 0 if c.activation in ("relu", "tanh") else 1  # these two save what they return
+    copies = 1 + saved_before + (2 if c.gated else 0)
+    if c.activation == "relu_squared":
+        copies = 2 + (2 if c.gated else 0)
+    low = 0.0
+    if s.rank and _reads(c, s):
+        low = n * s.rank * s.size * (3 if c.gated else 2)
+    unread = not _reads(c, s) and (c.gated or saved_before)
+    return (copies - unread + bool(c.activation_dropout)) * inner + low
+
+
+def _embedding(c: TransformerConfig, s: Shape, columns: int) -> float:
+    n = s.rows * columns
+    total = 0.0
+    if c.position == "rotary":
+        total += 2 * n * c.head_width * s.size
+    elif c.position == "learned":
+        total += n * INDEX
+    elif c.position == "relative":
+        total += s.rows * columns * columns * INDEX  # the bucket of each distance
+    if c.norm_embedding:
+        total += _norm(c, s, columns)
+    return total + n * c.width * s.size * bool(c.embedding_dropout)
+
+
+def _workspace(c: TransformerConfig, s: Shape, columns: int) -> float:
+    """Gradients that a layer's backward holds at once: of its inner vectors and of the stream."""
+    n = s.rows * columns
+    inner = (3 if c.gated else 2) * c.ffn_width
+    attended = 5 * c.n_heads * c.head_width
+    return n * (max(inner, attended) + 2 * c.width) * s.size
+
+
+def _recurrent(c: RecurrentConfig, s: Shape) -> tuple[float, float]:
+    """What the cells keep, and their gradients in a layer.
+
+    In rows of several documents torch runs step by step and keeps gates and states; a whole LSTM batch runs in oneDNN,
+    whose workspace was measured: 15.6 values per state and step in float32, 22.3 in bfloat16.
+    """
+    n, r, e = s.tokens, c.hidden_width, s.size
+    per_state = {"rnn": 1.1, "gru": 7.1, "lstm": 7.1}[c.cell]
+    inputs = c.width + (c.layers - 1) * r
+    if c.cell == "lstm" and not s.packed:
+        per_state = 16.8 if e == 4 else 23.4
+        inputs = c.width + (c.layers - 1) * r * bool(c.dropout)  # else a layer reads what the one before has saved
+    kept = n * (inputs + c.layers * per_state * r) * e
+    kept += n * c.width * e * bool(c.dropout) + n * r * e * bool(c.dropout) * c.layers
+    if c.hidden_width != c.width:
+        kept += n * r * e
+    return kept, n * (2 * r + GATES[c.cell] * r) * e
+
+
+def _head(config: Config, s: Shape) -> float:
+    """Hidden, logits, log-probabilities in float32, and their matrix's gradient where it is summed over chunks."""
+    targets = max(1, round(s.tokens * s.target_share))
+    classes = config.output_size
+    hidden = targets * config.width * s.size * (4 if config.head == "masked" else 1)  # dense layer, activation, norm
+    logits = min(targets, max(1, CHUNK // classes)) * classes * (4 + s.size)
+    if targets <= max(1, CHUNK // classes):
+        return hidden + logits
+    sums = 0 if s.rank else 2 * head_matrices(config) * 4  # of all chunks, and of the present one
+    return 2 * hidden + logits + sums
