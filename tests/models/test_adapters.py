@@ -298,10 +298,11 @@ def test_a_call_and_each_of_its_rows_can_choose() -> None:
             assert torch.equal(logits(model), plain)
         assert torch.equal(logits(model), one)
     assert torch.equal(logits(model), two) and not torch.equal(one, two)
-    with selected(model, ["two", None, "one"]):
-        rows = logits(model)
-    for row, expected in enumerate((two, plain, one)):
-        assert (rows[row] - expected[row]).abs().max() < 1e-6
+    for chosen in (["two", None, "one"], ["one", "two", "one"]):
+        with selected(model, chosen):
+            rows = logits(model)
+        for row, name in enumerate(chosen):
+            assert (rows[row] - {"one": one, "two": two, None: plain}[name][row]).abs().max() < 1e-6
     with selected(model, ["one"]), pytest.raises(InputError, match="chosen for 1 rows, and this call has 3"):
         logits(model)
     with pytest.raises(InputError, match="no adapter 'three'"), selected(model, ["one", "three"]):
@@ -318,6 +319,17 @@ def test_the_choice_of_a_call_is_its_thread_s_alone() -> None:
         thread.join()
         assert not torch.equal(logits(model), expected)
     assert torch.equal(seen[0], expected)
+
+
+def test_an_adapter_does_not_break_a_compiled_graph() -> None:
+    model = moved(config=AdapterConfig(rank=2, targets=ALL, kind="dora"))
+    torch._dynamo.reset()
+    run = torch.compile(lambda ids: model.logits(model.decode(ids)), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        near(run(IDS), logits(model))
+        set_adapter(model, None)
+        near(run(IDS), logits(model))
+    torch._dynamo.reset()
 
 
 def test_label_heads_belong_to_their_adapter() -> None:

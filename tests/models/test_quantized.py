@@ -94,8 +94,10 @@ def test_a_merge_into_a_quantised_base_is_exact_and_can_be_taken_back(tmp_path: 
 
 
 def test_quantising_says_what_it_costs_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yanmo.models.adapters._slowdown", lambda *_: 2.5)
-    with pytest.warns(UserWarning, match=r"0.0 MB in 4 bits.*a product of them takes 2.5 times as long"):
+    monkeypatch.setattr("yanmo.models.adapters._slowdown", lambda _, __, rows: 2.5 if rows > 1 else 9.0)
+    with pytest.warns(
+        UserWarning, match=r"0.0 MB in 4 bits.*takes 2.5 times as long with 256 rows.*9.0 times with one"
+    ):
         assert quantize_base(network(), 4).slowdown == 2.5
     monkeypatch.setattr("yanmo.models.adapters._slowdown", lambda *_: 1.0)
     quantize_base(network(), 4)
@@ -107,7 +109,7 @@ def test_the_cost_is_measured() -> None:
             time.sleep(0.02)
             return torch.zeros(8, 8)
 
-    assert _slowdown(torch.zeros(8, 8), Slow(), runs=3) > 5  # type: ignore[arg-type]
+    assert _slowdown(torch.zeros(8, 8), Slow(), 4, runs=3) > 5  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_quantised_is_named() -> None:

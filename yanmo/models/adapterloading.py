@@ -251,7 +251,7 @@ def _resolve_base(saved: Saved, folder: Path) -> Path:
     beside = Path(os.path.abspath(folder)).parent / base
     try:
         found = resolve(beside if beside.is_dir() else base, revision=saved.revision)
-    except FileError as error:
+    except (FileError, InputError) as error:
         raise FileError(f"{file}: its base is not here ({error}); load it yourself and use load_adapter") from None
     if not found.is_dir() or is_adapter(found):
         raise FileError(f"{file}: its base {base!r} is no model folder; load the base yourself and use load_adapter")

@@ -38,6 +38,7 @@ Kind = Literal["lora", "rslora", "dora", "rsdora"]
 KINDS = ("lora", "rslora", "dora", "rsdora")
 DEFAULT_TARGETS = {"decoder": ("all",), "encoder": ("query", "value"), "encoder-decoder": ("query", "value")}
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+ROWS = 256  # of a product that is measured
 PAYS = 1.1  # a product of quantised weights that takes this many times as long is worth a warning
 
 
@@ -303,11 +304,15 @@ def _set_config(network: Transformer, config: TransformerConfig) -> None:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Bytes of the layers' matrices before and after, and how many times as long a product takes (0: not measured)."""
+    """Bytes of the layers' matrices, and how many times as long a product takes with ROWS rows and with one.
+
+    The times are 0 where they were not measured.
+    """
 
     before: int
     after: int
     slowdown: float
+    slowdown_one: float
 
 
 @torch.no_grad()
@@ -327,7 +332,7 @@ def quantize_base(network: nn.Module, bits: int = 8, *, group: int = 32, measure
         raise InputError("the matrices of this network are quantised already; load it again for other bits")
     packed = {name: pack(weight, bits, group) for name, weight in dense.items()}
     largest = max(dense, key=lambda name: dense[name].numel())
-    slowdown = _slowdown(dense[largest], packed[largest]) if measure else 0.0
+    many, one = (_slowdown(dense[largest], packed[largest], n) if measure else 0.0 for n in (ROWS, 1))
     before, after = sum(w.nbytes for w in dense.values()), sum(p.nbytes for p in packed.values())
     if board is None:
         board = network.adapter_board = Board()  # type: ignore[assignment]
@@ -335,17 +340,17 @@ def quantize_base(network: nn.Module, bits: int = 8, *, group: int = 32, measure
         place = slot(network, name, board)
         assert isinstance(place, Projection)
         place.packed, place.weight = matrix, None
-    if slowdown > PAYS:
+    if max(many, one) > PAYS:
         warnings.warn(
             f"the matrices take {after / 1e6:,.1f} MB instead of {before / 1e6:,.1f} MB in {bits} bits, and on this "
-            f"{network.device.type} a product of them takes {slowdown:.1f} times as long; quantise only what does not "
-            "fit otherwise",
+            f"{network.device.type} a product takes {many:.1f} times as long with {ROWS} rows (training) and "
+            f"{one:.1f} times with one (writing text); quantise only what does not fit otherwise",
             stacklevel=2,
         )
-    return Quantized(before, after, slowdown)
+    return Quantized(before, after, many, one)
 
 
-def _slowdown(weight: Tensor, packed: Packed, rows: int = 256, runs: int = 5) -> float:
+def _slowdown(weight: Tensor, packed: Packed, rows: int, runs: int = 5) -> float:
     """How many times as long a product of the packed matrix takes, best of `runs` each."""
     x = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
 

@@ -17,6 +17,7 @@ The names of the base's weights stay what they were. A network without adapters 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,6 +35,7 @@ Choice = str | None | tuple[str | None, ...]  # an adapter, none, or one of thes
 
 # By id(Board), for the calls of this thread or task alone, so that requests with different adapters share a network.
 _CHOICES: ContextVar[dict[int, Choice]] = ContextVar("adapters of this call")
+_COUNTING = threading.Lock()
 
 
 @dataclass
@@ -45,9 +47,12 @@ class Board:
     merged: str | None = None
     thawed: tuple[str, ...] = ()  # the weights of the base that were trainable before
     untied: Any = None  # the network's config before a merge untied its words
+    selecting: int = 0  # `selected` blocks that are open in any thread
 
     def choice(self) -> Choice:
         """The adapters that this call uses."""
+        if not self.selecting:  # torch.compile cannot look at a ContextVar
+            return self.active
         choices = _CHOICES.get(None)
         return self.active if choices is None else choices.get(id(self), self.active)
 
@@ -78,10 +83,14 @@ def selected(network: nn.Module, adapter: str | None | Sequence[str | None]) -> 
     if board.merged is not None:
         raise InputError(f"the adapter {board.merged!r} is merged into the weights; unmerge it first")
     token = _CHOICES.set({**_CHOICES.get({}), id(board): choice})
+    with _COUNTING:
+        board.selecting += 1
     try:
         yield
     finally:
         _CHOICES.reset(token)
+        with _COUNTING:
+            board.selecting -= 1
 
 
 # --- what an adapter holds
