@@ -28,6 +28,7 @@ from yanmo.models.adapters import AdapterConfig, add_adapter, merge, set_adapter
 from yanmo.models.checkpoint import load_network
 from yanmo.models.lowrank import LowRank, slots
 from yanmo.models.transformer import Transformer
+from yanmo.tokens.train import train_tokenizer
 
 TIED = LLAMA | {"tie_word_embeddings": True}
 THREE = {"num_labels": 3}
@@ -200,6 +201,19 @@ def test_a_classifier_on_a_language_model_brings_its_head_and_labels(tmp_path: P
     assert torch.equal(ours(model.network), expected) and model.config.labels == ("no", "yes", "无")
     (folder / "adapter" / "labels.json").unlink()
     assert yanmo.load(folder / "adapter", device="cpu").config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_an_adapter_writes_text_with_the_tokenizer_of_its_base(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["The ink is ground before one writes. 先研墨，后写字。"] * 9, "bpe", 270)
+    adapted("LlamaForCausalLM", LLAMA | {"vocab_size": tokenizer.vocab_size}, CASES["llama"][2], tmp_path)
+    tokenizer.save(tmp_path / "base")
+    model, base = yanmo.load(tmp_path / "adapter", device="cpu"), yanmo.load(tmp_path / "base", device="cpu")
+    text = model.generate("The ink", max_new_tokens=12)
+    assert text != base.generate("The ink", max_new_tokens=12)
+    merge(model.network, drop=True)
+    assert model.generate("The ink", max_new_tokens=12) == text
+    model.save(tmp_path / "merged")
+    assert yanmo.load(tmp_path / "merged", device="cpu").generate("The ink", max_new_tokens=12) == text
 
 
 def move(network: Transformer, seed: int = 5) -> None:
