@@ -326,6 +326,8 @@ def test_preferences_that_cannot_be_used_are_counted_or_refused(bpe: Tokenizer) 
         gather_preferences(bpe, [long], 64)
     with pytest.raises(InputError, match="preference 0: it is no {'prompt'"):
         gather_preferences(bpe, [{"chosen": "x"}], 64)
+    with pytest.raises(InputError, match="preference 0: a text or messages are needed, not int"):
+        gather_preferences(bpe, [good | {"chosen": 5}], 64)
     with pytest.raises(InputError, match="there are no preferences"):
         gather_preferences(bpe, [], 64)
 

@@ -310,6 +310,26 @@ def test_infilling_hides_its_share_behind_one_mask_for_each_span() -> None:
     assert 0.02 < zero / masks < 0.06  # e⁻³ of the spans are empty
 
 
+def test_the_span_that_is_cut_to_the_share_may_stand_anywhere() -> None:
+    ids, lengths = np.arange(40), []
+    for number in range(4000):
+        source = infill(ids, Spans(share=0.3), 999, draws(number))
+        edges = np.flatnonzero(np.concatenate([[-1], source, [40]]) != 999)
+        kept = np.concatenate([[-1], source, [40]])[edges]
+        alone = [(b - a - 1) for a, b, c, d in zip(kept, kept[1:], edges, edges[1:]) if d - c == 2]  # one mask between
+        if len(alone) > 1:
+            lengths.append((alone[0], alone[-1]))
+    first, last = np.mean(lengths, axis=0)
+    assert len(lengths) > 2000 and abs(first - last) < 0.2
+
+
+def test_special_tokens_part_words_and_a_mark_alone_is_a_word(wordpiece: Tokenizer, bpe: Tokenizer) -> None:
+    ids = [wordpiece.id("##s"), wordpiece.sep_id, wordpiece.id("##s"), wordpiece.id("##s"), wordpiece.cls_id]
+    assert Words(wordpiece, False).numbers(np.array(ids)).tolist() == [0, 1, 2, 2, 3]
+    assert Words(bpe, False).numbers(np.array(bpe.encode(" \u0308a"))).tolist()[0] == 0
+    assert Words(bpe, False).numbers(np.array([], np.int64)).tolist() == []
+
+
 def test_infilling_short_texts_and_long_spans_loses_nothing() -> None:
     for size in range(1, 12):
         for number in range(200):

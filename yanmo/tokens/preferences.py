@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,7 +123,11 @@ def _sides(tokenizer: Tokenizer, preference: Mapping[str, Any], options: Mapping
 
 
 def _messages(value: Any, role: str) -> list[Any]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, Sequence):
+        raise InputError(f"a text or messages are needed, not {type(value).__name__}")
+    return list(value)
 
 
 def preference_batches(preferences: Preferences, rows: int, *, seed: int = 0) -> RowBatches[PreferenceBatch]:

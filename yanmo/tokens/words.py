@@ -65,12 +65,12 @@ class Words:
         whole = b"".join(pieces)
         begins = self._begins(whole)
         new = np.empty(len(pieces), bool)
-        offset, after_special = 0, True
-        for place, (number, piece) in enumerate(zip(ids.tolist(), pieces)):
+        offset = 0
+        for place, piece in enumerate(pieces):
             first = len(piece) - len(piece.lstrip()) if piece.strip() else 0
-            special = number in self._special
-            new[place] = special or after_special or begins[offset + first]
-            offset, after_special = offset + len(piece), special
+            new[place] = begins[offset + first]
+            offset += len(piece)
+        new[:1] = True
         return np.cumsum(new) - 1
 
     def _begins(self, whole: bytes) -> np.ndarray:
@@ -117,6 +117,7 @@ class Words:
         border &= kept
 
     def _surface(self, number: int) -> bytes:
+        """An id's bytes; a special token is a line end, which parts words."""
         return b"\n" if number in self._special else self._tokenizer.id_bytes(number)
 
 
