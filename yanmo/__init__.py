@@ -41,6 +41,7 @@ PUBLIC = {
     "load_corpus": "yanmo.corpus.build",
     "load_recipe": "yanmo.recipe",
     "load_tokenizer": "yanmo.tokens.tokenizer",
+    "plan": "yanmo.plan",
     "pretrain": "yanmo.pretrain",
     "read_documents": "yanmo.corpus.text",
     "train_tokenizer": "yanmo.tokens.train",
@@ -71,6 +72,7 @@ __all__ = [
     "load_corpus",
     "load_recipe",
     "load_tokenizer",
+    "plan",
     "pretrain",
     "read_documents",
     "train_tokenizer",
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from yanmo.models.config import RecurrentConfig, TransformerConfig
     from yanmo.models.recurrent import Recurrent
     from yanmo.models.transformer import Transformer
+    from yanmo.plan import plan
     from yanmo.pretrain import pretrain
     from yanmo.recipe import Recipe, load_recipe
     from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer

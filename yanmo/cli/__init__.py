@@ -23,6 +23,7 @@ import typer
 from yanmo import __version__
 from yanmo.cli.doctor import doctor
 from yanmo.cli.generate import generate
+from yanmo.cli.plan import plan
 from yanmo.cli.pretrain import pretrain
 from yanmo.cli.tokenizer import app as tokenizer
 from yanmo.cli.tour import tour
@@ -42,6 +43,7 @@ app.command(rich_help_panel=MAKE)(tour)
 app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
 app.command(rich_help_panel=MAKE)(pretrain)
 app.command(rich_help_panel=USE)(generate)
+app.command(rich_help_panel=KNOW)(plan)
 app.command(rich_help_panel=KNOW)(doctor)
 
 
