@@ -68,6 +68,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gpt2-dora": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True}),
     "gpt2-sequence": ("GPT2ForSequenceClassification", GPT2 | THREE, {"task_type": "SEQ_CLS"}),
     "t5": ("T5ForConditionalGeneration", T5, {"target_modules": ["q", "k", "v", "o", "wi", "wo"], "use_rslora": True}),
+    "bart-own-words": (
+        "BartForConditionalGeneration",
+        BART,
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ),
     "bart": ("BartForConditionalGeneration", BART, {"target_modules": ["q_proj", "fc1", "lm_head"]}),
 }
 IDS = random_ids(3, 9)
