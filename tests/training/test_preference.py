@@ -10,7 +10,6 @@ import pytest
 import torch
 from small import NETWORKS, VOCAB, network
 from test_objectives import assert_close, gradients
-from torch.nn import functional as F
 
 from yanmo.errors import InputError
 from yanmo.tokens.batches import NO_TARGET
@@ -151,12 +150,16 @@ def test_settings_outside_their_range_are_refused(make: Any) -> None:
         make()
 
 
-def test_the_smallest_gap_is_no_infinity() -> None:
-    assert torch.isfinite(F.logsigmoid(torch.tensor(-1e4)))
-    model = network()
-    with torch.no_grad():  # an answer that is certain: p is 1
-        model.embedding.weight.zero_()
-        model.embedding.weight[PAIRS[1][0][0][-1]] = 1e4
-    loss, _ = orpo()(model, packed([PAIRS[1:2]]))
+@pytest.mark.parametrize("certain", [0, 1])
+def test_an_answer_that_is_certain_has_finite_odds(certain: int) -> None:
+    model = network("gpt2", logit_bias=True)
+    with torch.no_grad():
+        model.get_parameter("head.bias")[7] = 1e4
+    ids, targets = answer(3, 2, 0)
+    sure = np.where(targets, 7, ids), targets
+    pair = (sure, (ids, targets)) if certain == 0 else ((ids, targets), sure)
+    loss, _ = orpo()(model, packed([[pair]]))
     loss.backward()
+    scores, _ = answer_scores(model, packed([[pair]]))
+    assert float(scores[0, certain].detach()) == 0 > -1e4 > float(scores[0, 1 - certain].detach())
     assert torch.isfinite(loss) and all(torch.isfinite(gradient).all() for gradient in gradients(model))
