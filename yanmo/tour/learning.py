@@ -39,7 +39,7 @@ from yanmo.training.precision import DTYPES, lowered, probe_precision
 
 LENGTH = 256  # tokens in a row
 STEPS = 300  # that a training should have at least, before its batches grow
-ROWS = (8, 64)  # 16 cost nothing where there are steps enough, and use the machine better
+ROWS = (16, 64)
 PROBED_RUNG = 1
 PROBING = 0.008  # share of the budget for one measurement
 LIVE_TOKENS, LIVE_BATCHES = 8192, 8
@@ -47,7 +47,7 @@ LIVE_POINTS = (0.06, 0.12, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)  # shares of the trai
 WRITING = 0.03  # share of the budget for samples, attention and report
 EVALUATED_ROWS = 16
 SEED = 0
-LEARNING_RATE = {"transformer": 0.006, "lstm": 0.006}
+LEARNING_RATE = {"transformer": 0.012, "lstm": 0.012}  # at width 128; it falls with the width
 POINTS = 300  # of a curve in the report
 MAKE: dict[str, Callable[..., nets.Config]] = {"lstm": nets.lstm, "transformer": nets.transformer}
 
@@ -130,10 +130,10 @@ def _fresh(config: nets.Config) -> Network:
     return network
 
 
-def _settings(name: str, precision: str, **more: Any) -> Settings:
+def _settings(name: str, width: int, precision: str, **more: Any) -> Settings:
     return Settings(
         optimizer="muon",
-        learning_rate=LEARNING_RATE[name],
+        learning_rate=LEARNING_RATE[name] * 128 / width,
         weight_decay=0.1,
         schedule="linear",
         warmup=0.03,
@@ -147,7 +147,7 @@ def _speed(name: str, config: nets.Config, shards: TokenShards, plan: dict[str, 
     """Floating-point operations per second of real training steps: the median of those that `seconds` allow."""
     rows = _rows(0, plan["length"], shards.n_tokens)
     batches = PackedBatches(shards, rows, plan["length"], SEED)
-    settings = _settings(name, plan["precision"], steps=9)
+    settings = _settings(name, config.width, plan["precision"], steps=9)
     began, speeds = time.monotonic(), []
     for step in train(_fresh(config), batches, OBJECTIVES[name], settings):
         speeds.append(step.tokens_per_second)
@@ -206,7 +206,9 @@ def train_net(tour: Tour, show: Show, name: str) -> dict[str, Any]:
     config = MAKE[name](own["rung"], shards.vocab_size, shards.end_id, own["dropout"])
     network = _fresh(config)
     batches = PackedBatches(shards, own["rows"], length, SEED)
-    settings = _settings(name, plan["precision"], seconds=seconds, save_seconds=max(2.0, seconds / 10), keep=1)
+    settings = _settings(
+        name, config.width, plan["precision"], seconds=seconds, save_seconds=max(2.0, seconds / 10), keep=1
+    )
     recipe = "".join(f"{key} = {value!r}\n" for key, value in {**own, "length": length, "seconds": seconds}.items())
     with open_run(tour.out / "runs" / name, recipe, machine.environment()) as run:
         with show.progress(NAMES[name]) as bar:

@@ -21,7 +21,7 @@ RUNGS = ((2, 128), (3, 192), (4, 256), (5, 320), (6, 384), (8, 512), (10, 640), 
 LSTM_LAYERS = 2
 HEAD_WIDTH = 64
 MAX_POSITIONS = 1024
-ENOUGH = 0.35  # tokens that a model must read for each of its weights: fewer steps of a larger model lost, measured
+ENOUGH = 0.6  # tokens that a model must read for each of its weights: fewer steps of a larger model lost, measured
 
 
 def transformer(rung: int, vocab_size: int, end_id: int, dropout: float = 0.0) -> TransformerConfig:
