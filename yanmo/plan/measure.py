@@ -1,6 +1,7 @@
 """How fast a network really trains on this machine: a few steps of the real loop on random tokens.
 
-In: a subject, a setting, the machine. Out: Speed. This file imports torch; the plan imports it when it measures.
+In: a subject, a setting, the machine. Out: Speed. It needs torch; the plan imports this file when it
+measures.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from yanmo.models.adapters import AdapterConfig, add_adapter
 from yanmo.models.checkpoint import build
@@ -41,6 +40,8 @@ class Speed:
 
 def measure(subject: Subject, setting: Any, device: Device, *, rank: int = 0, choose: bool = False) -> Speed:
     """Train a network of random weights for a few steps; `choose` the faster precision first, as training does."""
+    import torch
+
     per_token = training_flops(subject.config, setting.context, target_share=subject.target_share, rank=rank)
     network = build(subject.config)
     initialise(network, torch.Generator().manual_seed(0))
@@ -54,7 +55,7 @@ def measure(subject: Subject, setting: Any, device: Device, *, rank: int = 0, ch
         settings = Settings(steps=steps, optimizer=subject.optimizer, precision=precision, learning_rate=1e-6)
         times = []
         start = time.perf_counter()
-        for _ in train(network, _batches(subject, rows, setting.context), objective, settings):
+        for _ in train(network, random_batches(subject, rows, setting.context), objective, settings):
             times.append(time.perf_counter() - start)
             start = time.perf_counter()
         return min(times)
@@ -63,14 +64,16 @@ def measure(subject: Subject, setting: Any, device: Device, *, rank: int = 0, ch
     one = step(1, 2, "float32" if choose else precision)  # the first warms up
     rows = max(1, min(setting.rows, int(SECONDS / one)))
     if choose:
-        batch = next(_batches(subject, rows, setting.context))
+        batch = next(random_batches(subject, rows, setting.context))
         precision = probe_precision(network, batch, objective, seconds=SECONDS).precision
     tokens = rows * setting.context / step(rows, STEPS, precision)
     return Speed(tokens, tokens * per_token / device.peak(precision), precision)
 
 
-def _batches(subject: Subject, rows: int, context: int) -> Iterator[Any]:
+def random_batches(subject: Subject, rows: int, context: int) -> Iterator[Any]:
     """Random tokens in the shape of the subject's batches."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     config = subject.config
     size = min(config.vocab_size, config.output_size)
