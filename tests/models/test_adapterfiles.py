@@ -1,4 +1,4 @@
-"""Adapters against PEFT: the same logits, files that both open, and folders that are refused in one sentence.
+"""Adapters against PEFT: the same logits, and files that both open.
 
 Both sides compute in float64, where a wrong scale, norm or row cannot hide behind rounding; what is left between them
 is that some norms and positions of transformers stay in float32.
@@ -15,19 +15,17 @@ from typing import Any
 import peft
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import yanmo
-from tests.models.tiny import BART, BERT, GPT2, LLAMA, ROBERTA, T5, make, random_ids, reopen
-from yanmo.errors import ConfigError, Error, FileError, InputError
+from tests.models.adapted import IDS, adapted, close, move, ours, peft_quietly, theirs
+from tests.models.tiny import BART, BERT, GPT2, LLAMA, ROBERTA, T5, make, reopen
+from yanmo.errors import FileError
 from yanmo.models.adapterfiles import save_adapter
 from yanmo.models.adapterloading import load_adapter
 from yanmo.models.adapters import AdapterConfig, add_adapter, merge, set_adapter, unmerge
 from yanmo.models.checkpoint import load_network
-from yanmo.models.lowrank import LowRank, slots
-from yanmo.models.transformer import Transformer
+from yanmo.models.lowrank import slots
 from yanmo.tokens.train import train_tokenizer
 
 TIED = LLAMA | {"tie_word_embeddings": True}
@@ -64,7 +62,17 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "bert-token": ("BertForTokenClassification", BERT | THREE, {"task_type": "TOKEN_CLS", "use_dora": True}),
     "bert-masked": ("BertForMaskedLM", BERT, {"target_modules": ["dense", "query", "decoder"], "use_dora": True}),
     "roberta-sequence": ("RobertaForSequenceClassification", ROBERTA | THREE, {"task_type": "SEQ_CLS"}),
+    "roberta-sequence-dense": (
+        "RobertaForSequenceClassification",
+        ROBERTA | THREE,
+        {"task_type": "SEQ_CLS", "target_modules": ["dense", "query"]},  # not the classifier's, which is saved whole
+    ),
     "gpt2": ("GPT2LMHeadModel", GPT2, {}),
+    "gpt2-own-matrices": (
+        "GPT2LMHeadModel",
+        GPT2,
+        {"target_modules": ["c_proj"], "modules_to_save": ["c_attn", "h.1.mlp.c_fc"]},
+    ),
     "gpt2-dora": ("GPT2LMHeadModel", GPT2, {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True}),
     "gpt2-sequence": ("GPT2ForSequenceClassification", GPT2 | THREE, {"task_type": "SEQ_CLS"}),
     "t5": ("T5ForConditionalGeneration", T5, {"target_modules": ["q", "k", "v", "o", "wi", "wo"], "use_rslora": True}),
@@ -75,51 +83,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "bart": ("BartForConditionalGeneration", BART, {"target_modules": ["q_proj", "fc1", "lm_head"]}),
 }
-IDS = random_ids(3, 9)
-
-
-def theirs(model: Any) -> torch.Tensor:
-    """Logits of transformers' or PEFT's model."""
-    decoder = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        return model.double()(input_ids=IDS, **decoder).logits
-
-
-def ours(network: Any) -> torch.Tensor:
-    with torch.no_grad():
-        memory = network.encode(IDS) if network.encoder is not None else None
-        if network.decoder is None:
-            hidden = memory
-        else:
-            hidden = network.decode(IDS) if memory is None else network.decode(IDS, memory=memory)
-        return network.logits(hidden) if network.config.head in ("causal", "masked") else network.scores(hidden, IDS)
-
-
-def close(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Within 1e-5 of the largest value."""
-    assert one.shape == other.shape
-    assert (one - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
-
-
-def peft_quietly(call: Any, *arguments: Any, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(*arguments, **options)
-
-
-def adapted(cls: str, values: dict[str, Any], options: dict[str, Any], folder: Path) -> Any:
-    """A base in folder/base, and an adapter of PEFT on it, not at its beginning, saved in folder/adapter."""
-    base = make(cls, values, folder / "base")
-    torch.manual_seed(3)
-    config = peft.LoraConfig(r=4, lora_alpha=12, base_model_name_or_path="base", **options)
-    model = peft_quietly(peft.get_peft_model, base, config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                parameter += 0.2 * torch.randn_like(parameter)
-    model.peft_config["default"].base_model_name_or_path = "base"
-    peft_quietly(model.save_pretrained, folder / "adapter")
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -221,15 +184,6 @@ def test_an_adapter_writes_text_with_the_tokenizer_of_its_base(tmp_path: Path) -
     assert yanmo.load(tmp_path / "merged", device="cpu").generate("The ink", max_new_tokens=12) == text
 
 
-def move(network: Transformer, seed: int = 5) -> None:
-    """Move an adapter away from its beginning, at which it changes nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if ".adapters." in name and parameter.requires_grad:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-
-
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "rsdora"])
 @pytest.mark.parametrize("targets", [("all",), ("query", "value"), ("key",)])
 def test_separate_adapters_of_gpt2_become_one_of_a_larger_rank(
@@ -253,6 +207,53 @@ def test_separate_adapters_of_gpt2_become_one_of_a_larger_rank(
     close(ours(again), expected)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_parts_of_a_fused_matrix_may_have_scales_of_their_own(tmp_path: Path, shared: bool) -> None:
+    make("GPT2LMHeadModel", GPT2, tmp_path / "base")
+    network = load(tmp_path / "base")
+    add_adapter(network, AdapterConfig(rank=3, targets=("query", "key")))
+    move(network)
+    for name, place in slots(network).items():
+        adapter: Any = place.adapters["default"]
+        adapter.alpha = 7.0 if name.endswith("key") else 2.0
+        if shared:
+            adapter.a = slots(network)[name.replace("key", "query")].adapters["default"].a
+    expected = ours(network)
+    save_adapter(network, tmp_path / "adapter")
+    model = peft_quietly(
+        peft.PeftModel.from_pretrained, reopen("GPT2LMHeadModel", tmp_path / "base"), tmp_path / "adapter"
+    )
+    close(theirs(model.eval()), expected)
+
+
+def test_an_adapter_of_a_language_model_fits_the_model_without_its_head(tmp_path: Path) -> None:
+    adapted(*CASES["llama"], tmp_path)
+    network = load_network(tmp_path / "base", head="none")
+    plain = network.decode(IDS)
+    load_adapter(network, tmp_path / "adapter")
+    whole = load_network(tmp_path / "base")
+    load_adapter(whole, tmp_path / "adapter")
+    assert torch.equal(network.decode(IDS), whole.decode(IDS)) and not torch.equal(network.decode(IDS), plain)
+
+
+def test_a_pooler_of_the_base_is_no_part_of_the_head_but_a_new_one_is_kept(tmp_path: Path) -> None:
+    make("BertForMaskedLM", BERT, tmp_path / "base")  # without a pooler
+
+    def adapt(modules: tuple[str, ...] | None) -> Any:
+        network = load_network(tmp_path / "base", head="sequence", labels=("no", "yes"))
+        add_adapter(network, AdapterConfig(modules_to_save=modules))
+        save_adapter(network, tmp_path / "adapter", base=tmp_path / "base")
+        return network, json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+
+    _, config = adapt(None)
+    assert (config["modules_to_save"], config["task_type"]) == (["classifier"], "SEQ_CLS")
+    with pytest.raises(FileError, match="its head needs pooler.dense.weight, which is neither .*modules_to_save"):
+        yanmo.load(tmp_path / "adapter", device="cpu")
+    network, config = adapt(("head", "head.dense"))
+    assert (config["modules_to_save"], config["task_type"]) == (["bert.pooler.dense", "classifier"], "SEQ_CLS")
+    assert torch.equal(ours(yanmo.load(tmp_path / "adapter", device="cpu").network), ours(network))
+
+
 def test_a_fused_adapter_keeps_its_number_of_parameters(tmp_path: Path) -> None:
     model = adapted("GPT2LMHeadModel", GPT2, {}, tmp_path)
     network = load(tmp_path / "base")
@@ -274,165 +275,3 @@ def test_a_fresh_adapter_changes_nothing_and_is_peft_s_after_it_learnt(
     save_adapter(network, tmp_path / "adapter")
     model = peft_quietly(peft.PeftModel.from_pretrained, reopen(cls, tmp_path / "base"), tmp_path / "adapter")
     close(theirs(model.eval()), ours(network))
-
-
-# --- what is refused
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/ and adapter/ of a small Llama."""
-    folder = tmp_path_factory.mktemp("good")
-    adapted("LlamaForCausalLM", LLAMA, {"target_modules": ["q_proj", "v_proj"]}, folder)
-    return folder
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good, tmp_path / "copy"))
-
-
-def edit(folder: Path, **values: Any) -> None:
-    path = folder / "adapter" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize(
-    "values, error, named",
-    [
-        ({"peft_type": "IA3"}, ConfigError, "type 'IA3'.*only 'LORA'"),
-        ({"peft_type": ["LORA"]}, ConfigError, "only 'LORA'"),
-        ({"lora_alhpa": 9}, ConfigError, "unknown keys 'lora_alhpa' .nearest: 'lora_alpha'"),
-        ({"bias": "all"}, ConfigError, "bias is 'all'"),
-        ({"init_lora_weights": "pissa"}, ConfigError, "init_lora_weights is 'pissa'"),
-        ({"use_dora": "yes"}, ConfigError, "use_dora is 'yes'"),
-        ({"r": 0}, ConfigError, "adapter_config.json: rank is 0"),
-        ({"r": 5}, FileError, "6 of another shape|12 of another shape"),
-        ({"lora_alpha": None, "r": True}, ConfigError, "r is True"),
-        ({"lora_alpha": -1}, ConfigError, "alpha is -1"),
-        ({"rank_pattern": {"(a+)+$": 3}}, ConfigError, "a regular expression"),
-        ({"alpha_pattern": {"q_proj": "x"}}, ConfigError, "no number above 0"),
-        ({"target_modules": ["q_proj"]}, FileError, "6 unexpected"),
-        ({"target_modules": ["q_proj", "v_proj", "k_proj"]}, FileError, "3 missing .*k_proj.lora_A"),
-        ({"target_modules": [1]}, ConfigError, "target_modules must be a list of names"),
-        ({"modules_to_save": ["norm"]}, FileError, "is no matrix"),
-        ({"use_dora": True}, FileError, "6 missing .*lora_magnitude_vector"),
-        ({"base_model_name_or_path": None}, FileError, "names no base"),
-        ({"base_model_name_or_path": "../base"}, FileError, "leaves its place"),
-        ({"base_model_name_or_path": "x/../../base"}, FileError, "leaves its place"),
-        ({"base_model_name_or_path": "\\\\server\\share"}, FileError, "leaves its place"),
-        ({"base_model_name_or_path": "~/base"}, FileError, "leaves its place"),
-        ({"base_model_name_or_path": "./nowhere"}, FileError, "its base is not here"),
-        ({"base_model_name_or_path": "adapter"}, FileError, "no model folder"),
-    ],
-)
-def test_a_setting_that_cannot_be_kept_is_named(
-    folder: Path, values: dict[str, Any], error: type[Error], named: str
-) -> None:
-    edit(folder, **values)
-    with pytest.raises(error, match=named) as caught:
-        yanmo.load(folder / "adapter", device="cpu")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_refused_adapter_leaves_the_network_as_it_was(folder: Path) -> None:
-    network = load_network(folder / "base")
-    before = [name for name, _ in network.named_modules()]
-    edit(folder, target_modules=["q_proj"])
-    with pytest.raises(FileError):
-        load_adapter(network, folder / "adapter")
-    assert before == [name for name, _ in network.named_modules()]
-    assert all(p.requires_grad for p in network.parameters())
-
-
-def test_an_adapter_of_another_base_is_named(folder: Path) -> None:
-    make("LlamaForCausalLM", LLAMA | {"hidden_size": 48}, folder / "wide")
-    with pytest.raises(FileError, match="made for 'base', does not fit .*6 of another shape"):
-        load_adapter(load_network(folder / "wide"), folder / "adapter")
-    make("LlamaForCausalLM", LLAMA | {"num_hidden_layers": 2}, folder / "short")
-    with pytest.raises(FileError, match="4 unexpected"):
-        load_adapter(load_network(folder / "short"), folder / "adapter")
-    make("BertForMaskedLM", BERT, folder / "bert")
-    with pytest.raises(FileError, match="12 unexpected"):
-        load_adapter(load_network(folder / "bert"), folder / "adapter")
-
-
-def test_words_that_differ_from_the_base_are_not_dropped(tmp_path: Path) -> None:
-    adapted(*CASES["llama-tied-words"], tmp_path)
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    tensors["base_model.model.lm_head.base_layer.weight"][3, 3] += 1
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(FileError, match="brings a lm_head"):
-        yanmo.load(tmp_path / "adapter", device="cpu")
-
-
-def test_a_file_that_is_cut_or_gone_is_named(folder: Path) -> None:
-    file = folder / "adapter" / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(FileError, match="incomplete"):
-        yanmo.load(folder / "adapter", device="cpu")
-    file.unlink()
-    with pytest.raises(FileError, match="no adapter_model.safetensors"):
-        yanmo.load(folder / "adapter", device="cpu")
-
-
-def test_a_tensor_that_is_missing_or_too_many_is_named(folder: Path) -> None:
-    file = folder / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
-    tensors[name.replace("lora_B", "lora_C")] = tensors.pop(name)
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(FileError, match="1 missing .*lora_B.*; 1 unexpected .*lora_C"):
-        yanmo.load(folder / "adapter", device="cpu")
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    key=st.sampled_from(sorted(peft.LoraConfig().to_dict())),
-    value=st.recursive(
-        st.none() | st.booleans() | st.integers(-9, 10**12) | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
-        max_leaves=4,
-    ),
-)
-def test_no_value_of_the_config_ends_in_anything_but_our_errors(good: Path, key: str, value: Any) -> None:
-    path = good / "adapter" / "adapter_config.json"
-    original = path.read_text()
-    network = load_network(good / "base")
-    try:
-        path.write_text(json.dumps(json.loads(original) | {key: value}))
-        load_adapter(network, good / "adapter")
-    except Error as error:
-        assert "\n" not in str(error)
-    finally:
-        path.write_text(original)
-
-
-def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
-    network = load_network(folder / "base")
-    with pytest.raises(InputError, match="no adapter is active"):
-        save_adapter(network, folder / "base")
-    add_adapter(network, AdapterConfig())
-    with pytest.raises(FileError, match="holds other files"):
-        save_adapter(network, folder / "base")
-    assert (folder / "base" / "config.json").exists()
-    save_adapter(network, folder / "adapter")  # an adapter's own folder is
-
-
-def test_a_model_with_an_unmerged_adapter_is_not_saved_without_it(folder: Path) -> None:
-    model = yanmo.load(folder / "adapter", device="cpu")
-    with pytest.raises(InputError, match="'default' is active and not part of the weights"):
-        model.save(folder / "lost")
-    set_adapter(model.network, None)
-    model.save(folder / "base-alone")
-    assert torch.equal(ours(load_network(folder / "base-alone")), ours(load_network(folder / "base")))
-
-
-def test_an_adapter_is_float32_on_a_bfloat16_base(folder: Path) -> None:
-    network = yanmo.load(folder / "adapter", device="cpu", dtype="bfloat16").network
-    parts = [m for slot in slots(network).values() for m in slot.adapters.values()]
-    assert all(isinstance(part, LowRank) and part.a.dtype == torch.float32 for part in parts)
-    exact = ours(yanmo.load(folder / "adapter", device="cpu").network)
-    assert ours(network).dtype == torch.bfloat16
-    assert (ours(network).float() - exact).abs().mean() < 0.02 * exact.abs().max()

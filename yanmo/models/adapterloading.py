@@ -290,5 +290,6 @@ def _assert_head(network: Network, base: Path, folder: Path) -> None:
             if not candidates & names:
                 theirs = rule.theirs.replace("~", "")
                 raise FileError(
-                    f"{folder}: its head needs {theirs}, which is neither in it nor in {base}; train the head"
+                    f"{folder}: its head needs {theirs}, which is neither in it nor in {base}; "
+                    "save it with the adapter (modules_to_save)"
                 )
