@@ -38,8 +38,8 @@ from yanmo.training.objectives import causal, evaluate
 from yanmo.training.precision import DTYPES, lowered, probe_precision
 
 LENGTH = 256  # tokens in a row
-STEPS = 300  # that a training should have at least, before its batches grow
-ROWS = (16, 64)
+STEPS = 450  # that a training should have at least, before its batches grow
+ROWS = (8, 64)
 PROBED_RUNG = 1
 PROBING = 0.008  # share of the budget for one measurement
 LIVE_TOKENS, LIVE_BATCHES = 8192, 8
@@ -47,7 +47,7 @@ LIVE_POINTS = (0.06, 0.12, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)  # shares of the trai
 WRITING = 0.03  # share of the budget for samples, attention and report
 EVALUATED_ROWS = 16
 SEED = 0
-LEARNING_RATE = {"transformer": 0.012, "lstm": 0.012}  # at width 128; it falls with the width
+LEARNING_RATE = {"transformer": (0.012, 1.7), "lstm": (0.006, 0.0)}  # at width 128; the power with which it falls
 POINTS = 300  # of a curve in the report
 MAKE: dict[str, Callable[..., nets.Config]] = {"lstm": nets.lstm, "transformer": nets.transformer}
 
@@ -131,9 +131,10 @@ def _fresh(config: nets.Config) -> Network:
 
 
 def _settings(name: str, width: int, precision: str, **more: Any) -> Settings:
+    rate, power = LEARNING_RATE[name]
     return Settings(
         optimizer="muon",
-        learning_rate=LEARNING_RATE[name] * 128 / width,
+        learning_rate=rate * (128 / width) ** power,
         weight_decay=0.1,
         schedule="linear",
         warmup=0.03,
