@@ -127,7 +127,11 @@ def test_torch_is_imported_where_tensors_live_and_transformers_nowhere():
     for path in files():
         top_level = {module.split(".")[0] for item in tree(path).body for module, _ in _own_imports(item)}
         anywhere = {module.split(".")[0] for module, _ in imports(tree(path))}
-        if "torch" in top_level and place(path) not in TENSORS and name(path) not in {"tokens/batches.py", "plan/measure.py"}:
+        if (
+            "torch" in top_level
+            and place(path) not in TENSORS
+            and name(path) not in {"tokens/batches.py", "plan/measure.py"}
+        ):
             wrong.add(f"{name(path)} imports torch at import")
         if place(path) in {"corpus", *BASE} and "torch" in anywhere:
             wrong.add(f"{name(path)} imports torch")
