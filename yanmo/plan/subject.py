@@ -106,8 +106,16 @@ def read_config(folder: Path) -> Config:
         return FAMILIES[kind].read_config(foreign, FAMILIES[kind].head_of(foreign))
     except ConfigError as error:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from None
-    except (OverflowError, ZeroDivisionError, TypeError, ValueError) as error:  # sizes that no arithmetic survives
-        raise ConfigError(f"{path}: values that no model has ({error}); fetch the file again") from None
+    except (
+        OverflowError,
+        ZeroDivisionError,
+        TypeError,
+        ValueError,
+        MemoryError,
+    ) as error:  # sizes that no arithmetic survives
+        raise ConfigError(
+            f"{path}: values that no model has ({str(error) or type(error).__name__}); fetch the file again"
+        ) from None
 
 
 def _of_config(config: Config, name: str) -> Subject:
