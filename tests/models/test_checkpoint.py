@@ -94,6 +94,19 @@ def test_a_config_that_lies_is_one_sentence(folder: Path, values: dict, named: s
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "variant, key", [("gpt2", "n_layer"), ("llama", "num_hidden_layers"), ("qwen3", "num_hidden_layers")]
+)
+@pytest.mark.parametrize("layers", [5000, 2**31 - 1, 6281158577, -1])
+def test_a_number_of_layers_that_no_memory_holds_is_one_sentence(
+    variant: str, key: str, layers: int, tmp_path: Path
+) -> None:
+    make(*VARIANTS[variant], tmp_path)
+    edit(tmp_path, **{key: layers})
+    with pytest.raises(Error, match="layers"):
+        load_network(tmp_path)
+
+
 def test_all_that_does_not_fit_is_reported_at_once(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"], tensors["model.layers.1.mlp.up_proj.weight"]

@@ -130,6 +130,9 @@ class TransformerConfig:
                 f"a multiple of the number of heads, {self.n_heads}",
             )
             derive(self, "head_width", self.width // self.n_heads)
+        _whole(self, encoder_layers=0, decoder_layers=0)
+        for name in ("encoder_layers", "decoder_layers"):  # before anything is as long as they say
+            _check(getattr(self, name) <= MAX_LAYERS, name, getattr(self, name), f"at most {MAX_LAYERS}")
         if not self.windows:
             derive(self, "windows", (0,) * self.decoder_layers)
         check_transformer(self)
@@ -196,9 +199,7 @@ def check_transformer(config: TransformerConfig) -> None:
     """Raise ConfigError for the first value outside its range or in contradiction with another."""
     c = config
     _whole(c, vocab_size=1, width=1, n_heads=1, n_kv_heads=1, head_width=1, ffn_width=1, max_positions=1)
-    _whole(c, encoder_layers=0, decoder_layers=0, decoder_vocab_size=0, n_token_types=0, position_offset=0)
-    for name in ("encoder_layers", "decoder_layers"):
-        _check(getattr(c, name) <= MAX_LAYERS, name, getattr(c, name), f"at most {MAX_LAYERS}")
+    _whole(c, decoder_vocab_size=0, n_token_types=0, position_offset=0)
     _check(c.encoder_layers + c.decoder_layers > 0, "the number of layers", 0, "1 or more")
     _check(c.n_heads % c.n_kv_heads == 0, "n_kv_heads", c.n_kv_heads, f"a divisor of n_heads, {c.n_heads}")
     _check(

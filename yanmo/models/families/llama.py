@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yanmo.models.config import Head, RopeScaling, TransformerConfig
+from yanmo.models.config import MAX_LAYERS, Head, RopeScaling, TransformerConfig
 from yanmo.models.families.table import (
     Family,
     Foreign,
@@ -39,6 +39,8 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     theta, scaling = read_rope(f, positions)
     bias = f.flag("attention_bias", False) if kind in ("llama", "qwen3") else kind == "qwen2"
     layers = f.whole("num_hidden_layers", 32)
+    if not 0 <= layers <= MAX_LAYERS:  # before a list is made that is as long
+        raise f.error(f"num_hidden_layers is {layers}, and must be from 1 to {MAX_LAYERS}")
     classifier = f.get("classifier_dropout", None)
     own_head_width = 128 if kind == "qwen3" else width // max(heads, 1)
     return TransformerConfig(
