@@ -16,6 +16,7 @@ from yanmo.files import read_json_object, read_text
 from yanmo.models.config import RecurrentConfig, TransformerConfig
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Foreign
+from yanmo.models.sketch import network_config
 from yanmo.plan.count import Config
 from yanmo.plan.published import PUBLISHED, Published
 from yanmo.recipe import MAX_RECIPE, Recipe, TrainSection, read_recipe
@@ -134,8 +135,6 @@ def _recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def _of_recipe(recipe: Recipe, name: str) -> Subject:
-    from yanmo.training.build import network_config  # the one place that knows what a recipe builds; imports torch
-
     train = recipe.train
     config = network_config(recipe.model, vocab_size=_vocab_size(recipe), length=train.length, start_id=0, end_id=0)
     return Subject(

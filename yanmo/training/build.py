@@ -2,70 +2,21 @@
 
 In: sections of a Recipe, and what the tokenizer says. Out: configs, a network with its first weights, settings.
 
-    network_config     [model] → TransformerConfig or RecurrentConfig
-    build_network      the same, built, with weights drawn from a seed
-    public_family      the format in which it is saved
+    build_network      [model] → a network with weights drawn from a seed; models/sketch.py says its config
     build_settings     [train] → Settings of the loop
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import torch
 
-from yanmo.errors import ConfigError
 from yanmo.models.checkpoint import Network, build
-from yanmo.models.config import RecurrentConfig, TransformerConfig
 from yanmo.models.initial import initialise
+from yanmo.models.sketch import FAMILIES, network_config, public_family, without_dropout
 from yanmo.recipe import ModelSection, TrainSection
 from yanmo.training.loop import Settings
 
-Config = TransformerConfig | RecurrentConfig
-
-# where the families differ; the rest follows from the sizes. Each is a point that the public family can say.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {"position": "learned", "norm": "layer", "activation": "gelu_tanh", "gated": False},
-    "llama": {"position": "rotary", "norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True},
-    "qwen3": {"position": "rotary", "norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True}
-    | {"norm_query_key": True},
-}
-
-
-def network_config(model: ModelSection, *, vocab_size: int, length: int, start_id: int, end_id: int) -> Config:
-    """The config of a causal language model over rows of at most `length` tokens; a contradiction is a ConfigError."""
-    ids: dict[str, Any] = {"bos_id": start_id, "eos_ids": (end_id,)}
-    shared: dict[str, Any] = {"vocab_size": vocab_size, "width": model.width, **ids}
-    shared |= {"tie_embeddings": model.tie_embeddings, "dropout": model.dropout}
-    if model.kind != "transformer":
-        return RecurrentConfig(cell=model.kind, layers=model.layers, hidden_width=model.ffn_width or 0, **shared)
-    values = FAMILIES[model.family]
-    gated = values["gated"]
-    if not gated and (
-        model.kv_heads not in (None, model.heads) or model.head_width not in (None, model.width // model.heads)
-    ):
-        raise ConfigError(
-            f"the family {model.family} has one key head per head, each width / heads wide; "
-            "leave out model.kv_heads and model.head_width, or choose the family llama or qwen3"
-        )
-    if model.head_width is None and model.width % model.heads:
-        raise ConfigError(f"model.width is {model.width}, no multiple of model.heads {model.heads}; change one of them")
-    biased: dict[str, Any] = {f"bias_{part}": not gated for part in ("qkv", "out", "ffn")}
-    dropouts: dict[str, Any] = {} if gated else {"embedding_dropout": model.dropout, "attention_dropout": model.dropout}
-    return TransformerConfig(
-        n_heads=model.heads,
-        n_kv_heads=model.kv_heads or 0,
-        head_width=model.head_width or 0,
-        ffn_width=model.ffn_width or (-(-8 * model.width // 96) * 32 if gated else 4 * model.width),
-        decoder_layers=model.layers,
-        max_positions=length,
-        pool="last",
-        **values,
-        **biased,
-        **dropouts,
-        **shared,
-    )
+__all__ = ["FAMILIES", "build_network", "build_settings", "network_config", "public_family", "without_dropout"]
 
 
 def build_network(
@@ -76,17 +27,6 @@ def build_network(
     network = build(config)
     initialise(network, torch.Generator().manual_seed(seed))
     return network
-
-
-def public_family(config: Config, model: ModelSection) -> str:
-    """The name of the format in which such a network is saved."""
-    return "yanmo_recurrent" if isinstance(config, RecurrentConfig) else model.family
-
-
-def without_dropout(config: Config) -> Config:
-    """The config of the finished model: dropout belongs to the training, and llama and qwen3 have no place for it."""
-    rates = {field.name: 0.0 for field in dataclasses.fields(config) if field.name.endswith("dropout")}
-    return dataclasses.replace(config, **rates)  # type: ignore[arg-type, unused-ignore]
 
 
 def build_settings(train: TrainSection, precision: str) -> Settings:
