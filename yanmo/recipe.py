@@ -5,9 +5,11 @@ In: a TOML file, and overrides "section.key=value". Out: a checked, frozen Recip
     load_recipe      file + overrides → Recipe; the first mistake is one sentence, with the nearest key
     read_recipe      TOML text → Recipe
     dump_recipe      Recipe → TOML: what a run folder keeps
+    identity         the same without [scale]
 
 Every key has a default but [data] paths, and [train] needs one of steps and minutes. Paths are taken from the folder in
-which the command runs, as everywhere on a command line.
+which the command runs, as everywhere on a command line. [scale] says how a run is spread over processes, which may
+change while it goes on: `identity` is the recipe without it, and what makes a run the same run.
 """
 
 from __future__ import annotations
@@ -36,12 +38,16 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The network. `family` is the public format of a transformer; the other kinds have Yanmo's own."""
+    """The network: `path`, a model to go on from, which brings its own sizes and tokenizer, or a new one.
 
+    `family` is the public format of a new transformer; the other kinds have Yanmo's own.
+    """
+
+    path: str | None = None  # a model folder, a run folder or a hub id
     kind: Literal["transformer", "lstm", "gru", "rnn"] = "transformer"
-    family: Literal["llama", "qwen3", "gpt2"] = "qwen3"
+    family: Literal["llama", "qwen3", "gpt2", "bert", "t5", "bart"] = "qwen3"
     width: Whole = 256
-    layers: Annotated[int, Field(ge=1, le=4096)] = 6
+    layers: Annotated[int, Field(ge=1, le=4096)] = 6  # t5, bart: of the encoder, and as many of the decoder
     heads: Whole = 4
     kv_heads: Whole | None = None  # as many as heads
     head_width: Whole | None = None  # width / heads
@@ -59,10 +65,51 @@ class TokenizerSection(Section):
 
 
 class DataSection(Section):
-    """Text files, folders of them, or one corpus folder; `valid_share` of the documents are kept for validation."""
+    """Text files, folders of them, corpus folders or token shards; for seq2seq, chat, dpo and orpo files of records.
+
+    `valid_share` of the documents or records are kept for validation, unless files of records are named in `valid`.
+    """
 
     paths: list[str] = Field(min_length=1)
+    valid: list[str] = Field(default_factory=list)
     valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class ObjectiveSection(Section):
+    """What is learned. Keys that a kind does not use have no effect, and a warning says so.
+
+    causal: the next token · masked: what is hidden (BERT) · spans, infilling: what is missing (T5, BART) · seq2seq: the
+    target of a source · chat: the answers of conversations · dpo, orpo: the better one of two answers. With a `teacher`
+    the next four learn what a larger model thinks as well.
+    """
+
+    kind: Literal["causal", "masked", "spans", "infilling", "seq2seq", "chat", "dpo", "orpo"] = "causal"
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None  # hidden: 0.15, infilling 0.3
+    span: Annotated[float, Field(ge=1)] = 3.0  # spans, infilling: tokens of a span on average
+    way: Literal["bert", "mask"] = "bert"  # masked: 80 % mask, 10 % random, 10 % as they are; or all mask
+    whole_words: bool = False  # masked; Chinese words too
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # seq2seq: of labels; dpo: share of wrongly labelled pairs
+    turns: Literal["all", "last", "each"] = "all"  # chat: which answers are learned
+    too_long: Literal["skip", "cut", "error"] = "skip"  # chat, seq2seq, dpo, orpo: what does not fit into a row
+    source: str = "source"  # seq2seq: the field of a record that is read
+    target: str = "target"  # seq2seq: the field that is written
+    prefix: str = ""  # seq2seq: text before each source, as T5's "translate English to German: "
+    beta: Annotated[float, Field(gt=0)] = 0.1  # dpo: strength of the tie to the model at the start
+    weight: Annotated[float, Field(gt=0)] = 0.1  # orpo: of the preference
+    teacher: str | None = None  # causal, masked, spans, infilling, seq2seq, chat: a model with the same tokenizer
+    teacher_weight: Share = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 2.0  # of the teacher
+
+
+class AdapterSection(Section):
+    """A few weights that learn in place of all (LoRA and its kin); `bits` keeps the others quantised (QLoRA)."""
+
+    kind: Literal["none", "lora", "rslora", "dora", "rsdora"] = "none"
+    rank: Whole = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: list[str] = Field(default_factory=list)  # none: all matrices of a decoder, query and value of others
+    bits: Literal[4, 8] | None = None
 
 
 class TrainSection(Section):
@@ -88,6 +135,11 @@ class TrainSection(Section):
     eval_every: Whole = 200  # steps
     save_every: Annotated[float, Field(gt=0)] = 300.0  # seconds; each evaluated step is saved as well
     keep: Annotated[int, Field(ge=1, le=1000)] = 2  # checkpoints, besides the best one
+    patience: Annotated[int, Field(ge=0, le=2**31)] = 0  # evaluations in a row that may be no better; 0: to the end
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights, which are evaluated; 0: none
+    recompute: bool = False  # activations in the backward pass: less memory, a third more time
+    compile: bool = False  # torch.compile
+    tensorboard: bool = False  # event files in RUN/events
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
@@ -96,20 +148,33 @@ class TrainSection(Section):
         return self
 
 
+class ScaleSection(Section):
+    """How a run is spread over the processes of torchrun. Rows, and so the steps, stay those of the whole run."""
+
+    shard: Literal["auto", "none", "full"] = "auto"  # full: each rank holds a part of weights and optimizer
+    tensor_parallel: Whole = 1  # ranks that share each matrix of a decoder
+
+
 class Recipe(Section):
     """Everything that a run depends on but the text itself."""
 
     model: ModelSection = ModelSection()
     tokenizer: TokenizerSection = TokenizerSection()
     data: DataSection
+    objective: ObjectiveSection = ObjectiveSection()
+    adapter: AdapterSection = AdapterSection()
     train: TrainSection
+    scale: ScaleSection = ScaleSection()
 
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
     "tokenizer": TokenizerSection,
     "data": DataSection,
+    "objective": ObjectiveSection,
+    "adapter": AdapterSection,
     "train": TrainSection,
+    "scale": ScaleSection,
 }
 
 
@@ -137,9 +202,10 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         if other and not any((section, other) == (s, k) for s, k, _ in given):
             table.pop(other, None)
         table[key] = value
-    paths = values["data"].get("paths") if isinstance(values.get("data"), dict) else None
-    if isinstance(paths, str):  # one path needs no brackets
-        values["data"]["paths"] = [paths]
+    for section, key in (("data", "paths"), ("data", "valid"), ("adapter", "targets")):
+        table = values.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):  # one of them needs no brackets
+            table[key] = [table[key]]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -208,10 +274,15 @@ def _sentence(error: ValidationError) -> str:
     return f"{name} is {first.get('input')!r:.60}, {needed} is needed{more}"
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def identity(recipe: Recipe) -> str:
+    """The TOML of everything but [scale]: what two recipes of the same run have in common."""
+    return dump_recipe(recipe, [section for section in SECTIONS if section != "scale"])
+
+
+def dump_recipe(recipe: Recipe, sections: Sequence[str] = tuple(SECTIONS)) -> str:
     """Write a recipe as TOML, every key that has a value included; `read_recipe` gives the same recipe back."""
     blocks = []
-    for section in SECTIONS:
+    for section in sections:
         values = getattr(recipe, section).model_dump()
         lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
         blocks.append("\n".join([f"[{section}]", *lines]))
