@@ -90,7 +90,8 @@ class ObjectiveSection(Section):
     whole_words: bool = False  # masked; Chinese words too
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # seq2seq: of labels; dpo: share of wrongly labelled pairs
     turns: Literal["all", "last", "each"] = "all"  # chat: which answers are learned
-    too_long: Literal["skip", "cut", "error"] = "skip"  # chat, seq2seq, dpo, orpo: what does not fit into a row
+    too_long: Literal["skip", "cut", "error"] = "skip"  # of records: what does not fit into a row; cut: chat alone
+    template: str | None = None  # chat, dpo, orpo: "plain", or a .jinja file; none: the model's own, else plain
     source: str = "source"  # seq2seq: the field of a record that is read
     target: str = "target"  # seq2seq: the field that is written
     prefix: str = ""  # seq2seq: text before each source, as T5's "translate English to German: "

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -42,6 +43,11 @@ PATIENCE = 10.0  # seconds on the clock, which a busy machine may need for one s
 OUTPUT = 4 * 2**20  # characters that a template may write beyond eight times its input
 MAX_INPUT = 64 * 2**20  # bytes of messages as JSON
 IDLE = 4  # processes that wait for their template to be used again
+PLAIN = (  # for a vocabulary that has no template of its own: names, line ends, and the eos token behind an answer
+    "{% for message in messages %}{{ message['role'] | capitalize + ':\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\\n' }}{% endif %}"
+)
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -124,6 +130,11 @@ def template_of(tokenizer: Tokenizer, template: str | None = None, tools: object
             "continue plain text instead"
         )
     return template
+
+
+def with_template(tokenizer: Tokenizer, template: str) -> Tokenizer:
+    """The same vocabulary with another chat template, which is saved with it."""
+    return Tokenizer(tokenizer.engine, dataclasses.replace(tokenizer.settings, templates={"default": template}))
 
 
 def variables(tokenizer: Tokenizer) -> dict[str, Any]:

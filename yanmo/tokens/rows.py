@@ -164,14 +164,15 @@ class RowBatches(Iterator[T], Generic[T]):
             self._row += 1
         return self._make(drawn)
 
-    def once(self, epoch: int = 0) -> Iterator[T]:
+    def once(self, epoch: int = 0, rows: int = 0) -> Iterator[T]:
         """Every row of one epoch, in batches of which the last may be smaller; the position stays where it is.
 
-        For evaluation: the same epoch gives the same rows with the same random choices each time.
+        For evaluation: the same epoch gives the same rows with the same random choices each time. rows: of a batch, by
+        default as many as in training; a set that fills fewer is then no error.
         """
-        count = len(self._plan(epoch).order)
-        for begin in range(0, count, self.rows):
-            yield self._make([self._drawn(epoch, row) for row in range(begin, min(begin + self.rows, count))])
+        count, rows = len(self._plan(epoch).order), rows or self.rows
+        for begin in range(0, count, rows):
+            yield self._make([self._drawn(epoch, row) for row in range(begin, min(begin + rows, count))])
 
     @property
     def epoch(self) -> float:

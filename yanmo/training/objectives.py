@@ -48,11 +48,14 @@ def cross_entropy(network: Any, hidden: Tensor, targets: Tensor, chunk: int = CH
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A loss over whole documents: `nats` summed over `tokens` targets, over `n_bytes` bytes of their text."""
+    """A loss over whole documents: `nats` summed over `tokens` targets, over `n_bytes` bytes of their text.
+
+    n_bytes is None where not all of the text is predicted, as by masks or of answers alone.
+    """
 
     nats: float
     tokens: int
-    n_bytes: int
+    n_bytes: int | None
 
     @property
     def loss(self) -> float:
@@ -62,16 +65,17 @@ class Evaluation:
     @property
     def bits_per_byte(self) -> float:
         """Independent of the tokenizer (docs/design.md, Loss)."""
+        assert self.n_bytes is not None, "bits per byte of a part of the text"
         return self.nats / math.log(2) / self.n_bytes
 
 
 def evaluate(
     network: nn.Module,
     batches: Iterable[Batch],
-    n_bytes: int,
+    n_bytes: int | None = None,
     objective: Callable[[Any, Batch], tuple[Tensor, int]] = causal,
 ) -> Evaluation:
-    """Return the loss of `network` over batches (`validation_batches`) whose text has `n_bytes` bytes.
+    """Return the loss of `network` over batches (`validation_batches`) whose text has `n_bytes` bytes, where it counts.
 
     Memory does not grow with the number of batches. The network is in evaluation mode meanwhile, and back in its own
     mode after. An empty validation set is an error.
@@ -83,7 +87,7 @@ def evaluate(
             loss, count = objective(network, batch.to(device))
             nats += float(loss)
             tokens += count
-    if not tokens or n_bytes < 1:
+    if not tokens or n_bytes == 0:
         raise InputError("the validation set has no text; raise data.valid_share or add documents")
     return Evaluation(nats, tokens, n_bytes)
 
