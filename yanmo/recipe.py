@@ -72,6 +72,7 @@ class DataSection(Section):
 
     paths: list[str] = Field(min_length=1)
     valid: list[str] = Field(default_factory=list)
+    columns: list[str] = Field(default_factory=list)  # names, for .csv and .tsv files that have no line of them
     valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -92,8 +93,8 @@ class ObjectiveSection(Section):
     turns: Literal["all", "last", "each"] = "all"  # chat: which answers are learned
     too_long: Literal["skip", "cut", "error"] = "skip"  # of records: what does not fit into a row; cut: chat alone
     template: str | None = None  # chat, dpo, orpo: "plain", or a .jinja file; none: the model's own, else plain
-    source: str = "source"  # seq2seq: the field of a record that is read
-    target: str = "target"  # seq2seq: the field that is written
+    source: str | None = None  # seq2seq, chat: the field of a record that is read; none: source, or a known name
+    target: str | None = None  # the field that is written
     prefix: str = ""  # seq2seq: text before each source, as T5's "translate English to German: "
     beta: Annotated[float, Field(gt=0)] = 0.1  # dpo: strength of the tie to the model at the start
     weight: Annotated[float, Field(gt=0)] = 0.1  # orpo: of the preference
@@ -203,7 +204,7 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         if other and not any((section, other) == (s, k) for s, k, _ in given):
             table.pop(other, None)
         table[key] = value
-    for section, key in (("data", "paths"), ("data", "valid"), ("adapter", "targets")):
+    for section, key in (("data", "paths"), ("data", "valid"), ("data", "columns"), ("adapter", "targets")):
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str):  # one of them needs no brackets
             table[key] = [table[key]]

@@ -15,6 +15,7 @@ quotation marks of its own, as tools that write it do.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -51,13 +52,16 @@ class Read:
     records: int
 
 
-def read_records(paths: Sequence[str | Path], report: list[Read] | None = None) -> Iterator[Record]:
+def read_records(
+    paths: Sequence[str | Path], report: list[Read] | None = None, *, columns: Sequence[str] = ()
+) -> Iterator[Record]:
     """Yield the records of all files; `report` is filled with what was read.
 
+    columns: the names of the columns of CSV and TSV files, which then have no line of names; further columns have none.
     Raises FileError at once for a path that does not exist or is of no known kind, later for a file that is damaged.
     """
     sources = [source for path in paths for source in _sources(Path(path))]
-    return _read(sources, [] if report is None else report)
+    return _read(sources, [] if report is None else report, list(columns))
 
 
 def _sources(path: Path) -> list[Source]:
@@ -87,9 +91,10 @@ def _known(path: Path) -> list[Source]:
     return [Source(path, shown(path.name), kind, packed, path.stat().st_size)]
 
 
-def _read(sources: list[Source], report: list[Read]) -> Iterator[Record]:
+def _read(sources: list[Source], report: list[Read], columns: list[str]) -> Iterator[Record]:
+    table = functools.partial(_table, given=columns)
     readers: dict[str, Callable[[Source], Iterator[Record]]]
-    readers = {"jsonl": _jsonl, "json": _json, "csv": _table, "tsv": _table, "parquet": _parquet}
+    readers = {"jsonl": _jsonl, "json": _json, "csv": table, "tsv": table, "parquet": _parquet}
     for source in sources:
         count = 0
         try:
@@ -149,25 +154,26 @@ def _record(value: Any, source: Source, number: int) -> Record:
     return Record(value, f"{source.name}:{number}")
 
 
-def _table(source: Source) -> Iterator[Record]:
+def _table(source: Source, given: list[str]) -> Iterator[Record]:
     style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.kind == "tsv" else {"strict": True}
     csv.field_size_limit(MAX_FIELD)
     with _text(source, "") as file:
         rows = csv.reader(file, **style)
-        names: list[str] = []
+        names, width = given, 0
         try:
-            for row in rows:
+            for row in filter(None, rows):
+                width = width or len(row)
                 if not names:
                     names = row
                     if len(set(names)) < len(names):
                         raise FileError(f"{source.path}: line 1 names a column twice; give each its own name")
-                elif row and len(row) != len(names):
+                    continue
+                if len(row) != width or width < len(names):
                     raise FileError(
-                        f"{source.path}: line {rows.line_num:,} has {len(row)} fields, line 1 names {len(names)}; "
-                        "mend it"
+                        f"{source.path}: line {rows.line_num:,} has {len(row)} fields, {max(width, len(names))} are "
+                        "expected; mend it"
                     )
-                elif row:
-                    yield Record(dict(zip(names, row)), f"{source.name}:{rows.line_num}")
+                yield Record(dict(zip(names, row)), f"{source.name}:{rows.line_num}")
         except csv.Error as error:
             raise FileError(f"{source.path}: line {rows.line_num:,}: {error}; mend it") from None
 
