@@ -17,8 +17,8 @@ BASE = {"errors", "files"}
 ROOMS = ["corpus", "tokens", "models", "training", "inference"]  # text flows from left to right
 BESIDE = {"runs", "recipe", "machine", "system", "hub", "page", "charts"}
 PARTS = {"machine": {"system"}, "charts": {"page"}}  # beside the rooms, and standing on another file there
-DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "cli"}
-TENSORS = {"models", "training", "inference", "tour", "pretrain"}  # the command line imports these inside its verbs
+DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "finetune", "cli"}
+TENSORS = {"models", "training", "inference", "tour", "pretrain", "finetune"}  # the command line imports these inside its verbs
 
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 60, 8
 

@@ -37,6 +37,7 @@ PUBLIC = {
     "TransformerConfig": "yanmo.models.config",
     "build_corpus": "yanmo.corpus.build",
     "doctor": "yanmo.machine",
+    "finetune": "yanmo.finetune",
     "load": "yanmo.inference.model",
     "load_corpus": "yanmo.corpus.build",
     "load_recipe": "yanmo.recipe",
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "build_corpus",
     "doctor",
+    "finetune",
     "load",
     "load_corpus",
     "load_recipe",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from yanmo.corpus.ngram import NGram
     from yanmo.corpus.text import read_documents
     from yanmo.errors import ConfigError, Error, FileError, InputError, MissingExtra, NetworkError
+    from yanmo.finetune import finetune
     from yanmo.inference.model import Model, load
     from yanmo.inference.text import Generation
     from yanmo.machine import doctor

@@ -11,6 +11,7 @@ In: a folder. Out: a `Run`, held by one process at a time, or a FileError where 
 
     open_run             make a run folder, or take up an unfinished one
     is_run               whether a folder is one
+    score_of             the score of a line of metrics.jsonl
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from yanmo.errors import ConfigError, FileError
 from yanmo.files import PREFIX, read_bytes, read_json_object, read_text, reason, write_atomic, write_json
 
 FORMAT = "yanmo-run"
-SCORE = "bits_per_byte"  # the field of an evaluation line by which the best checkpoint is known; smaller is better
+SCORES = ("bits_per_byte", "valid_loss")  # an evaluation line is known by the first that it has; smaller is better
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 MAX_METRICS = 1 << 32
 
@@ -137,7 +138,7 @@ class Run:
         except OSError as error:
             raise FileError(f"{self.metrics_path}: cannot be written ({reason(error)}); free some space") from None
         if self._scores is not None:
-            self._scores |= _score(record)
+            self._scores |= _scored(record)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of metrics.jsonl; a torn last line is left out, damage before it is an error."""
@@ -186,11 +187,11 @@ class Run:
         return sorted(int(match[1]) for match in found if match)
 
     def best_step(self) -> int | None:
-        """The evaluated step with the lowest bits per byte among those that have a checkpoint; None without one."""
+        """The evaluated step with the best score among those that have a checkpoint; None without one."""
         if self._scores is None:
             self._scores = {}
             for record in self.metrics():
-                self._scores |= _score(record)
+                self._scores |= _scored(record)
         saved = [step for step in self.checkpoints() if step in self._scores]
         return min(saved, key=self._scores.__getitem__) if saved else None
 
@@ -211,10 +212,16 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _score(record: dict[str, Any]) -> dict[int, float]:
-    """{step: bits per byte} of an evaluation line, {} of any other."""
-    value = record.get(SCORE)
-    return {record["step"]: float(value)} if isinstance(value, (int, float)) and math.isfinite(value) else {}
+def score_of(record: dict[str, Any]) -> float | None:
+    """The score of an evaluation line, None of any other line and of a score that is not finite."""
+    value = next((record[name] for name in SCORES if name in record), None)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _scored(record: dict[str, Any]) -> dict[int, float]:
+    """{step: score} of an evaluation line, {} of any other."""
+    score = score_of(record)
+    return {} if score is None else {record["step"]: score}
 
 
 def _lock(folder: Path) -> BinaryIO:

@@ -19,6 +19,8 @@ from yanmo.errors import ConfigError, FileError, InputError
 from yanmo.inference.model import load
 from yanmo.pretrain import pretrain
 from yanmo.recipe import Recipe, load_recipe, read_recipe
+from yanmo.tokens import making
+from yanmo.training import fit, work
 from yanmo.training.objectives import Evaluation
 
 pytest.importorskip("pyarrow")
@@ -136,7 +138,7 @@ def test_the_model_has_the_weights_of_the_best_step_not_of_the_last(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([100, 300, 200, 100])  # after steps 2, 4 and 6, and of the model
-    monkeypatch.setattr(door, "_evaluate", lambda *_: Evaluation(float(next(scores)), 100, 100))
+    monkeypatch.setattr(work, "evaluate", lambda *_: Evaluation(float(next(scores)), 100, 100))
     model = load(pretrain(recipe(text), tmp_path / "run"))
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors")
     assert torch.equal(model.network.embedding.weight, saved["embedding.weight"])
@@ -181,7 +183,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, whole: Pa
 def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
     nth: int, whole: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured, count = door._evaluate, 0
+    measured, count = work.evaluate, 0
 
     def stopped(*values: Any) -> Any:
         nonlocal count
@@ -190,7 +192,7 @@ def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
             raise KeyboardInterrupt
         return measured(*values)
 
-    monkeypatch.setattr(door, "_evaluate", stopped)
+    monkeypatch.setattr(work, "evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
         pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
     again = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
@@ -205,10 +207,11 @@ def test_finished_pieces_are_not_made_again(text: Path, tmp_path: Path, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(recipe(text), tmp_path / "run", report=stop)
-    for name in ("build_corpus", "train_tokenizer", "write_shards", "probe_precision"):
-        monkeypatch.delattr(door, name)
+    for name in ("build_corpus", "train_tokenizer", "write_shards"):
+        monkeypatch.delattr(making, name)
+    monkeypatch.delattr(door, "probe_precision")
     model = pretrain(recipe(text), tmp_path / "run")
-    monkeypatch.delattr(door, "train")
+    monkeypatch.delattr(fit, "train")
     heard: list[str] = []
     assert pretrain(recipe(text), tmp_path / "run", report=lambda stage, values: heard.append(stage)) == model
     assert heard == ["model"]

@@ -22,6 +22,7 @@ import typer
 
 from yanmo import __version__
 from yanmo.cli.doctor import doctor
+from yanmo.cli.finetune import finetune
 from yanmo.cli.generate import generate
 from yanmo.cli.plan import plan
 from yanmo.cli.pretrain import pretrain
@@ -42,6 +43,7 @@ MAKE, USE, KNOW = "From text to a model", "Using a model", "Knowing the machine"
 app.command(rich_help_panel=MAKE)(tour)
 app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
 app.command(rich_help_panel=MAKE)(pretrain)
+app.command(rich_help_panel=MAKE)(finetune)
 app.command(rich_help_panel=USE)(generate)
 app.command(rich_help_panel=KNOW)(plan)
 app.command(rich_help_panel=KNOW)(doctor)

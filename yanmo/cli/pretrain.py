@@ -3,12 +3,14 @@
 In: a recipe, overrides, --out. Out: the plan before the first step, evaluations as they come, the model folder at the
 end; progress on standard error; with --json the result alone, as JSON, on standard output.
 
-    pretrain    the verb
+    pretrain    the verb; finetune.py has its twin
+    run         what both do
     Shown       what the terminal shows of the events of yanmo.pretrain
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -40,18 +42,31 @@ def pretrain(
 
     Ctrl-C stops it at any moment; the same command goes on from there.
     """
+    run("pretrain", recipe, overrides or [], out, as_json=as_json)
+
+
+def run(verb: str, path: Path, overrides: list[str], out: Path, *, as_json: bool) -> None:
+    """Read the recipe, call the function of that name, and show what it says."""
     from yanmo.recipe import load_recipe
 
-    wanted = load_recipe(recipe, overrides or [])
-    from yanmo.pretrain import pretrain as run  # imports torch: a mistake in the recipe is told before
-
+    recipe = load_recipe(path, overrides)
+    door: Any = importlib.import_module(f"yanmo.{verb}")  # imports torch: a mistake in the recipe is told before
     with Shown(quiet=as_json) as shown:
-        run(wanted, out, report=shown.hear)
+        door(recipe, out, report=shown.hear)
     if as_json:
         print(json.dumps(shown.result, indent=2, ensure_ascii=False))
-    else:
-        print(f"{shown.result.get('bits_per_byte', 0):.4f} bits per byte · {out / 'model'}")
+        return
+    print(f"{score(shown.result)} · {out / 'model'}")
+    if recipe.objective.kind not in ("masked", "spans", "infilling"):  # the others write text
         print(f'yanmo generate {out} "Once upon a time"')
+
+
+def score(values: dict[str, Any]) -> str:
+    """How good a model is, in the unit that its objective has."""
+    if "bits_per_byte" in values:
+        return f"{values['bits_per_byte']:.4f} bits per byte"
+    accuracy = f", accuracy {values['accuracy']:.3f}" if "accuracy" in values else ""
+    return f"validation loss {values.get('valid_loss', 0):.4f}{accuracy}"
 
 
 class Shown:
@@ -88,7 +103,7 @@ class Shown:
         elif stage == "plan":
             self._print(_plan(values))
         elif stage == "evaluation":
-            self.score = f"{values['bits_per_byte']:.4f} bits per byte"
+            self.score = score(values)
             self._print(f"step {values['step']:>6,}  {self.score}  {values['seconds']:8.1f} s")
         elif stage == "step":
             text = f"step {values['step']:,}  loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"

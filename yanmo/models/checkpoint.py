@@ -81,14 +81,20 @@ def load_network(
     device: torch.device | str = "cpu",
     head: Head | None = None,
     labels: tuple[str, ...] = (),
+    dropout: float | None = None,
     allow_unknown: bool = False,
 ) -> Network:
     """Load a model folder, in evaluation mode.
 
     dtype: of the weights; None keeps the stored one. head: another head than the stored one; what of it the file does
-    not hold starts from nothing. Raises FileError and ConfigError, with every disagreement in one sentence.
+    not hold starts from nothing. dropout: for training, in place of the stored rates; those that are 0 stay so, but the
+    residual stream's. Raises FileError and ConfigError, with every disagreement in one sentence.
     """
     family, config = load_config(folder, head=head, labels=labels, allow_unknown=allow_unknown)
+    if dropout is not None:
+        rates = {f.name: dropout for f in dataclasses.fields(config) if f.name.endswith("dropout")}
+        changed: dict[str, Any] = {n: rate for n, rate in rates.items() if n == "dropout" or getattr(config, n)}
+        config = dataclasses.replace(config, **changed)
     with open_weights(Path(folder)) as weights:
         prefix = _prefix(family, config, weights)
         config = _settle(family, config, weights, prefix)

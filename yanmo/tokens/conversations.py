@@ -35,7 +35,7 @@ def conversation(values: Mapping[str, Any], source: str | None = None, target: s
             return {"messages": [_spoken(turn) for turn in values["conversations"]], **tools}
     asked = source or next((name for name in ASKED if name in values), None)
     answered = target or next((name for name in ANSWERED if name in values), None)
-    if asked not in values or answered not in values:
+    if asked is None or answered is None or asked not in values or answered not in values:
         known = ", ".join(map(str, values)) or "none"
         raise InputError(
             f"no conversation in it: its fields are {known}; give messages, or name the fields of question and answer "

@@ -1,32 +1,85 @@
 """Recipe → the objects that training needs.
 
-In: sections of a Recipe, and what the tokenizer says. Out: configs, a network with its first weights, settings.
+In: sections of a Recipe, and what the tokenizer says. Out: a network, settings.
 
     build_network      [model] → a network with weights drawn from a seed; models/sketch.py says its config
+    open_network       [model] path → the network of a model folder, with the head that the objective needs
+    saved_config       the config of the finished model
+    adapt              [adapter] → the same network, its weights frozen and an adapter on them
     build_settings     [train] → Settings of the loop
 """
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import torch
 
-from yanmo.models.checkpoint import Network, build
+from yanmo.errors import ConfigError
+from yanmo.models.adapterfiles import is_adapter
+from yanmo.models.adapters import AdapterConfig, add_adapter, quantize_base
+from yanmo.models.checkpoint import Network, build, load_config, load_network
+from yanmo.models.config import Head
 from yanmo.models.initial import initialise
-from yanmo.models.sketch import FAMILIES, network_config, public_family, without_dropout
-from yanmo.recipe import ModelSection, TrainSection
+from yanmo.models.sketch import Config, check_shape, network_config, without_dropout
+from yanmo.recipe import AdapterSection, ModelSection, Recipe, TrainSection
+from yanmo.tokens.making import ends
+from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.training.loop import Settings
 
-__all__ = ["FAMILIES", "build_network", "build_settings", "network_config", "public_family", "without_dropout"]
 
-
-def build_network(
-    model: ModelSection, *, vocab_size: int, length: int, start_id: int, end_id: int, seed: int = 0
-) -> Network:
+def build_network(model: ModelSection, tokenizer: Tokenizer, *, length: int, seed: int = 0) -> Network:
     """A network with first weights; the same arguments give the same bytes, and the global generator is not touched."""
-    config = network_config(model, vocab_size=vocab_size, length=length, start_id=start_id, end_id=end_id)
-    network = build(config)
+    start_id, end_id = ends(tokenizer)
+    ids = {"start_id": start_id, "end_id": end_id, "pad_id": tokenizer.pad_id}
+    network = build(network_config(model, vocab_size=tokenizer.vocab_size, length=length, **ids))  # type: ignore[arg-type]
     initialise(network, torch.Generator().manual_seed(seed))
     return network
+
+
+def open_network(recipe: Recipe, folder: Path) -> Network:
+    """The network of a model folder in float32, ready for the objective; dropout is the recipe's where it says one.
+
+    An objective that the model's shape cannot learn, and rows longer than it can read, are a ConfigError.
+    """
+    if is_adapter(folder):
+        raise ConfigError(f"{folder}: an adapter, not a model; merge it into its base first, and start from that")
+    head: Head = "masked" if recipe.objective.kind == "masked" else "causal"
+    family, config = load_config(folder)
+    check_shape(recipe.objective.kind, config.kind, f"the model {folder}")
+    if recipe.train.length > config.max_positions:
+        raise ConfigError(
+            f"train.length is {recipe.train.length}, and the model {folder} reads {config.max_positions} tokens at "
+            f"most; set train.length={config.max_positions}"
+        )
+    dropout = recipe.model.dropout if "dropout" in recipe.model.model_fields_set else None
+    return load_network(folder, dtype=torch.float32, head=None if config.head == head else head, dropout=dropout)
+
+
+def saved_config(network: Network, folder: Path | None) -> Config:
+    """The config of the finished model: dropout belongs to the training, and a model from `folder` keeps its own."""
+    if folder is None:
+        return without_dropout(network.config)
+    _, config = load_config(folder)
+    rates = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if "dropout" in field.name}
+    return dataclasses.replace(network.config, **rates)  # type: ignore[arg-type, unused-ignore]
+
+
+def adapt(network: Network, adapter: AdapterSection, seed: int) -> None:
+    """Put the adapter of the recipe on the network, over a base in fewer bits where it says so."""
+    if adapter.kind == "none":
+        return
+    if adapter.bits is not None:
+        quantize_base(network, adapter.bits)
+    config = AdapterConfig(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        kind=adapter.kind,
+        targets=tuple(adapter.targets),
+    )
+    add_adapter(network, config, seed=seed)
 
 
 def build_settings(train: TrainSection, precision: str) -> Settings:
@@ -49,4 +102,7 @@ def build_settings(train: TrainSection, precision: str) -> Settings:
         save_steps=train.eval_every,
         save_seconds=train.save_every,
         keep=train.keep,
+        ema=train.ema,
+        recompute=train.recompute,
+        compile=train.compile,
     )

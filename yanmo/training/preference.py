@@ -4,6 +4,7 @@ In: a network and a PreferenceBatch (tokens/preferences.py). Out: (loss_sum, num
 
     dpo              against a frozen reference (Rafailov et al. 2023, equation 7)
     orpo             without one, together with learning the chosen answer (Hong et al. 2024, equations 6 and 7)
+    preferred        in how many pairs the chosen answer is the likelier one
     answer_scores    Σ ln p of each answer, and how many tokens it has
     frozen           a network → the reference of dpo
 
@@ -48,6 +49,17 @@ def frozen(network: nn.Module) -> Reference:
             return answer_scores(network, batch)[0]
 
     return reference
+
+
+def preferred(network: Any, batch: PreferenceBatch, reference: Reference | None = None) -> tuple[Tensor, int]:
+    """Return in how many pairs the chosen answer gained more than the rejected one, and the number of pairs.
+
+    Without a reference, in how many its mean ln p per token is the higher one.
+    """
+    with torch.no_grad():
+        scores, counts = answer_scores(network, batch)
+        gain = scores / counts.clamp(min=1) if reference is None else scores - reference(batch).to(scores)
+        return (gain[:, 0] > gain[:, 1]).float().sum(), len(gain)
 
 
 def dpo(reference: Reference, *, beta: float = 0.1, smoothing: float = 0.0) -> Objective:

@@ -1,0 +1,92 @@
+"""Training with evaluations: from the first step, or from where the run was left, to the step with the best score.
+
+In: an opened run, a network, its work (work.py), settings. Out: the best evaluated step, which has a checkpoint.
+
+    fit           train → measure every so many steps → stop at the end, or where nothing gets better
+    load_step     the weights of a checkpoint as they were measured: their average where the run keeps one
+
+`say(stage, values)` hears of "step" and "evaluation".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from yanmo.errors import Error, FileError
+from yanmo.models.checkpoint import Network
+from yanmo.recipe import TrainSection
+from yanmo.runs import Run, score_of
+from yanmo.training.checkpoint import load_weights, read_state
+from yanmo.training.loop import Settings, train
+from yanmo.training.work import Work
+
+Say = Callable[[str, dict[str, Any]], None]
+
+
+def fit(wanted: TrainSection, run: Run, network: Network, work: Work, settings: Settings, say: Say) -> int:
+    """Train to the end of the recipe, or until `patience` evaluations in a row were no better; return the best step."""
+    measure = functools.partial(_measure, run, network, work, say)
+    _catch_up(run, network, wanted.eval_every, measure)
+    if not _exhausted(run, wanted.patience):
+        batches = work.batches()
+        with contextlib.closing(train(network, batches, work.objective, settings, run=run)) as steps:
+            for step in steps:
+                done = step.seconds / settings.seconds if settings.seconds else step.step / (settings.steps or 1)
+                say("step", step.record() | {"share": min(done, 1.0), "epoch": batches.epoch})
+                if step.step % wanted.eval_every == 0:
+                    with step.averaged():
+                        measure(step.step, step.tokens, step.seconds)
+                    if _exhausted(run, wanted.patience):
+                        say(
+                            "note", {"text": f"no better score in {wanted.patience} evaluations, so training ends here"}
+                        )
+                        break
+    last = run.checkpoints()[-1]
+    if not _is_measured(run, last):
+        state = load_step(network, run, last)
+        measure(last, state["tokens"], state["seconds"])
+    best = run.best_step()
+    if best is None:
+        raise Error(f"{run.folder}: no evaluation gave a finite loss; lower train.learning_rate and start a new run")
+    return best
+
+
+def load_step(network: Network, run: Run, step: int) -> dict[str, Any]:
+    """Fill the network with what was measured at a step, and return the state of its checkpoint."""
+    state = read_state(run.checkpoint(step))
+    load_weights(network, run.checkpoint(step), averaged=True)
+    return state
+
+
+def _measure(run: Run, network: Network, work: Work, say: Say, step: int, tokens: int, seconds: float) -> None:
+    score = work.measure(network, False)
+    line = {"step": step, "tokens": tokens, "seconds": seconds, **score}
+    run.log(**line)
+    say("evaluation", line)
+
+
+def _is_measured(run: Run, step: int) -> bool:
+    return any(line["step"] == step and score_of(line) is not None for line in run.metrics())
+
+
+def _exhausted(run: Run, patience: int) -> bool:
+    """Whether the best of all evaluations lies `patience` of them back."""
+    if not patience:
+        return False
+    scores = [score for line in run.metrics() if (score := score_of(line)) is not None]
+    return len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
+
+
+def _catch_up(run: Run, network: Network, every: int, measure: Callable[[int, int, float], None]) -> None:
+    """Make the evaluation that an interruption came before: of the last checkpoint, where it was due."""
+    steps = run.checkpoints()
+    if not steps or steps[-1] % every or _is_measured(run, steps[-1]):
+        return
+    with contextlib.suppress(FileError):  # a damaged checkpoint is the loop's to report
+        state = read_state(run.checkpoint(steps[-1]))
+        run.rewind(steps[-1])
+        load_step(network, run, steps[-1])
+        measure(steps[-1], state["tokens"], state["seconds"])
