@@ -29,7 +29,7 @@ def network(kind: str = "qwen3", seed: int = 0, dropout: float = 0.0, **options:
         if kind == "qwen3":
             values |= {"position": "rotary", "norm": "rms", "norm_query_key": True, "activation": "silu", "gated": True}
             values |= {"bias_qkv": False, "bias_out": False, "bias_ffn": False, "n_kv_heads": 1}
-        config = TransformerConfig(**values, dropout=dropout, attention_dropout=dropout, **options)
+        config = TransformerConfig(**values | {"dropout": dropout, "attention_dropout": dropout} | options)
         built = Transformer(config)
     initialise(built, torch.Generator().manual_seed(seed))
     return built.eval()

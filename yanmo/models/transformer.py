@@ -96,6 +96,8 @@ class DecoderLayer(Layer):
 class Stack(nn.Module):
     """Positions, layers and the last norm: all of one side but the table of tokens."""
 
+    way: Callable[..., Tensor] | None = None  # (layer, what it reads) → hidden, in training (training/layerwise.py)
+
     def __init__(self, config: TransformerConfig, layers: list[Layer], *, both_ways: bool) -> None:
         super().__init__()
         self.config = config
@@ -132,6 +134,12 @@ class Stack(nn.Module):
             hidden = self.embedding_norm(hidden)
         dropout = config.embedding_dropout
         return F.dropout(hidden, dropout) if self.training and dropout else hidden
+
+    def through(self, layer: nn.Module, *given: object) -> Tensor:
+        """Call a layer, where gradients are wanted in the way that is set."""
+        if self.way is None or not torch.is_grad_enabled():
+            return layer(*given)
+        return self.way(layer, *given)
 
     def with_distances(self, visible: Visible, queries: Tensor, keys: Tensor) -> Visible:
         """Add the bias of relative positions, (B or 1, H, T, S), from the positions of queries and keys."""
@@ -191,7 +199,7 @@ class Transformer(nn.Module):
         visible = self.encoder.with_distances(see_both_ways(mask, mask), positions, positions)
         hidden = self.encoder.embed(self.embedding(ids), positions, token_types)
         for layer in self.encoder.layers:
-            hidden = layer(hidden, visible, record)
+            hidden = self.encoder.through(layer, hidden, visible, record)
         return hidden if self.encoder.norm is None else self.encoder.norm(hidden)
 
     def decode(
@@ -220,7 +228,7 @@ class Transformer(nn.Module):
         hidden = stack.embed(token_table(ids), positions, None)
         rotation = rotation_at(config, positions, hidden.dtype) if config.position == "rotary" else None
         for layer, window in zip(stack.layers, config.windows, strict=True):
-            hidden = layer(hidden, seen[window], rotation, cache, memory, memory_visible, record)
+            hidden = stack.through(layer, hidden, seen[window], rotation, cache, memory, memory_visible, record)
         if cache is not None:
             cache.advance()
         return hidden if stack.norm is None else stack.norm(hidden)

@@ -26,7 +26,8 @@ import math
 import time
 import warnings
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -36,7 +37,9 @@ from yanmo.errors import Error, FileError, InputError
 from yanmo.runs import Run
 from yanmo.tokens.batches import Batch
 from yanmo.training import checkpoint
+from yanmo.training.average import Average
 from yanmo.training.interrupts import uninterrupted
+from yanmo.training.layerwise import Passage
 from yanmo.training.optimizer import SCHEDULES, Optimizer
 from yanmo.training.precision import DTYPES, Objective, lowered
 from yanmo.training.randomness import RandomStates, kept, seeded
@@ -49,7 +52,8 @@ class Settings:
     `seconds` are wall-clock time since the first step, what the caller does between steps included. `warmup`, `decay`
     and `floor` are shares: of the run, of the run, of the learning rate. `clip` limits the norm of the gradient
     (0: no limit). `save_steps` and `save_seconds` say how often a checkpoint is written (0: never; the last step always
-    is); `keep` checkpoints stay besides the best one.
+    is); `keep` checkpoints stay besides the best one. `ema` is the decay of an average of the weights (average.py; 0:
+    none). `recompute` and `compile` say how passes go through the layers (layerwise.py).
     """
 
     steps: int | None = None
@@ -69,6 +73,9 @@ class Settings:
     save_steps: int = 0
     save_seconds: float = 0.0
     keep: int = 2
+    ema: float = 0.0
+    recompute: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
@@ -83,6 +90,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (value >= least and math.isfinite(value)):
                 raise InputError(f"{name} is {value}, at least {least} is needed")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema is {self.ema}; choose a decay from 0 (no average) and below 1, e.g. 0.999")
 
 
 @dataclass(frozen=True)
@@ -97,10 +106,15 @@ class Step:
     seconds: float
     tokens_per_second: float
     saved: bool = False
+    average: Average | None = field(default=None, repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
         """The line of metrics.jsonl."""
-        return {key: value for key, value in vars(self).items() if key != "saved"}
+        return {key: value for key, value in vars(self).items() if key not in ("saved", "average")}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights into the network for a `with` block; does nothing where the run keeps none."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
 
 def train(
@@ -151,6 +165,10 @@ class Loop:
             betas=settings.betas,
             muon_dtype=DTYPES[settings.precision],
         )
+        parameters = {self.optimizer.names[id(p)]: p for p in self.optimizer.parameters}
+        self.average = Average(parameters, settings.ema) if settings.ema else None
+        self.passage = Passage(network, recompute=settings.recompute, compiled=settings.compile)
+        self.frozen = "" if run is None else checkpoint.fingerprint(network)
         self.step = self.tokens = 0
         self.saved_step = 0
         self.random = seeded(settings.seed, self.device)
@@ -183,6 +201,8 @@ class Loop:
     def step_once(self) -> Step | None:
         """Take one window, update the weights, record and save what is due; None where no batch is left."""
         began = self.seconds
+        if self.average is not None:
+            self.average.check()
         with kept(self.device):
             self.random.put()
             window = list(itertools.islice(self.batches, self.settings.accumulation))
@@ -198,6 +218,8 @@ class Loop:
                 self.optimizer.step(factor)  # without a target there is no gradient, and nothing changes
                 self.optimizer.zero_grad()
                 self.step += 1
+                if self.average is not None:
+                    self.average.update(self.step)
                 self.tokens += targets
                 self.last_step = self.seconds - began
                 self.random = RandomStates.capture(self.device)
@@ -209,6 +231,7 @@ class Loop:
                     gradient_norm=norm,
                     seconds=self.seconds,
                     tokens_per_second=targets / max(self.seconds - began, 1e-9),
+                    average=self.average,
                 )
                 if self.run is not None:
                     self.data = self.source.state()
@@ -219,7 +242,7 @@ class Loop:
         """Sum losses and gradients over the window; returns the loss per target and the number of targets."""
         losses, counts = [], []
         self.optimizer.zero_grad()
-        with lowered(self.network, DTYPES[self.settings.precision]) as gather:
+        with lowered(self.network, DTYPES[self.settings.precision]) as gather, self.passage.open():
             for batch in window:
                 loss, count = self.objective(self.network, batch.to(self.device))
                 if count:
@@ -283,11 +306,14 @@ class Loop:
                 "tokens": self.tokens,
                 "seconds": self.seconds,
                 "precision": self.settings.precision,
+                "frozen": self.frozen,
                 "data": self.data,
                 "random": self.random.values(),
             }
             folder = self.run.checkpoint(self.step)
-            checkpoint.save_checkpoint(folder, self.network, self.optimizer.state(), self.random.tensors(), values)
+            average = None if self.average is None else self.average.state()
+            states = (self.optimizer.state(), self.random.tensors())
+            checkpoint.save_checkpoint(folder, self.network, *states, values, average)
             self.saved_step, self.saved_at = self.step, time.monotonic()
             self.run.prune(self.settings.keep)
         return True
@@ -315,10 +341,17 @@ class Loop:
             raise FileError(
                 f"{folder}: made in {state['precision']}, this run is in {self.settings.precision}; set train.precision"
             )
+        if (checkpoint.AVERAGE in state["files"]) != (self.average is not None):
+            raise FileError(
+                f"{folder}: made {'without' if self.average else 'with'} an average of the weights, "
+                f"this run has train.ema = {self.settings.ema}; continue with the recipe that made it"
+            )
         tensors = checkpoint.load_tensors(folder / checkpoint.FILES[2])
         random = RandomStates.read(tensors, state["random"], self.device)
         self.source.restore(state["data"])
-        checkpoint.load_weights(self.network, folder)
+        checkpoint.load_weights(self.network, folder, frozen=self.frozen)
+        if self.average is not None:
+            self.average.restore(checkpoint.load_tensors(folder / checkpoint.AVERAGE))
         self.optimizer.restore(checkpoint.load_tensors(folder / checkpoint.FILES[1]))
         self.random, self.data = random, state["data"]
         self.step = self.saved_step = state["step"]
