@@ -3,7 +3,8 @@
 In: /proc, /sys, sysctl, the Windows API; where those are silent, torch's own look at the processor. Out: plain values.
 
     cores, cpu_name, instruction_sets, last_cache     the processor, within what this process may use of it
-    memory, peak_memory                               bytes; a container's limits are respected
+    memory, usable_memory, process_room               bytes; the limits of a container and of the process are respected
+    process_bytes, peak_memory, reset_peak_memory     bytes that this process holds, and has held at once
     compiler                                          the C++ compiler
 
 What the system does not tell is None, never a guess.
@@ -178,11 +179,47 @@ def _system_memory() -> tuple[int | None, int | None]:
     return None, None
 
 
+def usable_memory() -> int | None:
+    """The most bytes that this process can hold now: its own, and what is free within every limit that binds it."""
+    available, held = memory().available, process_bytes("VmRSS")
+    if available is None or held is None:
+        return available
+    return held + max(int(min(available, process_room())), 0)
+
+
+def process_room() -> float:
+    """Bytes that the process's own limits (setrlimit) leave it to ask for; infinite without one, or outside Linux."""
+    room = math.inf
+    for name, field in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):  # the field is what the limit counts
+        used = process_bytes(field)
+        if used is not None:
+            import resource
+
+            soft = resource.getrlimit(getattr(resource, name))[0]
+            room = room if soft == resource.RLIM_INFINITY else min(room, soft - used)
+    return room
+
+
+def process_bytes(field: str) -> int | None:
+    """A size of this process by proc(5): VmRSS is what it holds, VmData and VmSize what it asked for; else None."""
+    match = re.search(rf"^{field}:\s+(\d+) kB", _read(PROC / "self/status"), re.M)
+    return int(match[1]) * 1024 if match else None
+
+
+def reset_peak_memory() -> bool:
+    """Let `peak_memory` count from now on; False where the system keeps one peak for the life of a process."""
+    try:
+        (PROC / "self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory() -> int:
     """The most memory, in bytes, that this process has held at once."""
-    match = re.search(r"^VmHWM:\s+(\d+) kB", _read(PROC / "self/status"), re.M)
-    if match:
-        return int(match[1]) * 1024
+    peak = process_bytes("VmHWM")
+    if peak is not None:
+        return peak
     if sys.platform == "win32":
         counters = (ctypes.c_size_t * 9)()  # cb and PageFaultCount share the first; then PeakWorkingSetSize
         kernel = ctypes.windll.kernel32

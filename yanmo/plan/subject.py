@@ -51,8 +51,10 @@ class Subject:
         return MASKED_SHARE if masked else 1.0
 
 
-def read_subject(subject: str | Path | Recipe | Config, overrides: Sequence[str] = ()) -> Subject:
+def read_subject(subject: str | Path | Recipe | Config | Subject, overrides: Sequence[str] = ()) -> Subject:
     """Find out what is meant; `overrides` change a recipe, and are refused elsewhere."""
+    if isinstance(subject, Subject):
+        return subject
     if isinstance(subject, Recipe):
         return _of_recipe(subject, "recipe")
     if isinstance(subject, (TransformerConfig, RecurrentConfig)):
