@@ -50,7 +50,7 @@ def check_shape(objective: str, shape: str, name: str) -> None:
         families = [family for family in FAMILIES if SHAPES.get(family, "decoder") == needed]
         kinds = [kind for kind in ("causal", "masked", "spans", "seq2seq") if shape_for(kind) == shape]
         raise ConfigError(
-            f"objective.kind {objective!r} trains an {needed} ({', '.join(families)}), and {name} is {_a(shape)}; "
+            f"objective.kind {objective!r} trains {_a(needed)} ({', '.join(families)}), and {name} is {_a(shape)}; "
             f"change the model, or set objective.kind to {' or '.join(kinds)}"
         )
 
