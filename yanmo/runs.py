@@ -145,7 +145,10 @@ class Run:
         yield from (record for record, _ in self._lines())
 
     def rewind(self, step: int) -> None:
-        """Drop a torn last line and every line past `step`, as a run that goes on from there writes them again."""
+        """Drop a torn last line, and all lines and checkpoints past `step`, which a run that goes on makes again.
+
+        Such checkpoints are damaged; left where they are they would count among the last ones that are kept.
+        """
         self._scores = None
         kept = [line for record, line in self._lines() if record["step"] <= step]
         if self._log is not None:
@@ -153,6 +156,9 @@ class Run:
             self._log = None
         if self.metrics_path.exists():
             write_atomic(self.metrics_path, b"".join(line + b"\n" for line in kept))
+        for later in self.checkpoints():
+            if later > step:
+                self._remove(later)
 
     def sync(self) -> None:
         """Bring all metrics to the disk: a checkpoint never outlives the lines before it."""
@@ -201,9 +207,12 @@ class Run:
         spared = {*steps[-keep:], self.best_step()}
         for step in steps:
             if step not in spared:
-                partial = self.checkpoint(step).with_name(f"{PREFIX}old-{step}")
-                os.rename(self.checkpoint(step), partial)  # so that a half-removed checkpoint has not its name
-                shutil.rmtree(partial, ignore_errors=True)
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        partial = self.checkpoint(step).with_name(f"{PREFIX}old-{step}")
+        os.rename(self.checkpoint(step), partial)  # so that a half-removed checkpoint has not its name
+        shutil.rmtree(partial, ignore_errors=True)
 
     def _tidy(self) -> None:
         """Remove what a killed process was writing aside."""

@@ -207,6 +207,18 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(data: TokenShards, t
     assert steps[0].step == 9 and equal(whole, again)
 
 
+def test_damaged_checkpoints_do_not_push_out_the_sound_ones(data: TokenShards, tmp_path: Path) -> None:
+    options = settings(save_steps=2, keep=2)
+    whole, _ = go(data, tmp_path / "run", "qwen3", options, stop=8)
+    (tmp_path / "run/checkpoints/step-8/model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="step-8"):
+        go(data, tmp_path / "run", "qwen3", options, stop=7)  # killed before step 8 is reached again
+    with open_run(tmp_path / "run", "", {}) as run:
+        assert run.checkpoints() == [6, 7]
+    go(data, tmp_path / "run", "qwen3", options, stop=8)
+    assert equal(load_file(tmp_path / "run/checkpoints/step-8/model.safetensors"), whole)
+
+
 def test_a_run_whose_every_checkpoint_is_damaged_is_refused(data: TokenShards, tmp_path: Path) -> None:
     go(data, tmp_path / "run", "qwen3", settings(), stop=2)
     (tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors").write_bytes(b"")
