@@ -5,7 +5,6 @@ the run folder, and what is finished is not made again when the same recipe is r
 
     pretrain     a new model, from text or token shards
     run_recipe   the whole way, for finetune.py too: prepare → plan → fit → score → save
-    check        what can be known to be wrong before any text is read
     make_plan    RUN/plan.json: sizes, precision, time; before the first step
 
 `yanmo.pretrain(…)` is the function of that name: this module can be called, since one name is both.
@@ -19,7 +18,6 @@ from __future__ import annotations
 import shutil
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,39 +33,23 @@ from yanmo.inference.defaults import read_ends
 from yanmo.inference.model import Model
 from yanmo.models.adapterfiles import save_adapter
 from yanmo.models.checkpoint import Network
-from yanmo.models.sketch import SHAPES, check_shape, network_config, public_family
-from yanmo.recipe import ObjectiveSection, Recipe, TrainSection, identity, read_recipe
+from yanmo.models.sketch import public_family
+from yanmo.recipe import Recipe, TrainSection, identity, read_recipe
 from yanmo.runs import Run, open_run
 from yanmo.tokens import making
 from yanmo.tokens.chat import PLAIN, with_template
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.training import build
 from yanmo.training.card import model_card
+from yanmo.training.check import TEXT, check
 from yanmo.training.fit import fit, load_step
 from yanmo.training.precision import measured_speed, probe_precision
-from yanmo.training.work import TEXT, Work, first_batch, of_records, of_text, taught
+from yanmo.training.work import Work, first_batch, of_records, of_text, taught
 
 Report = Callable[[str, dict[str, Any]], None]
 
 LIVE_TOKENS = 1 << 14  # measured during training at least
 LIVE_SHARE = 20  # and at most one token for each 20 trained between two evaluations: a few per cent of the time
-# keys of [objective] and the kinds on which they have an effect
-EFFECTS = {
-    "share": ("masked", "spans", "infilling"),
-    "span": ("spans", "infilling"),
-    "way": ("masked",),
-    "whole_words": ("masked",),
-    "smoothing": ("seq2seq", "dpo"),
-    "turns": ("chat",),
-    "too_long": ("seq2seq", "chat", "dpo", "orpo"),
-    "template": ("chat", "dpo", "orpo"),
-    "source": ("seq2seq", "chat"),
-    "target": ("seq2seq", "chat"),
-    "prefix": ("seq2seq",),
-    "beta": ("dpo",),
-    "weight": ("orpo",),
-    "teacher": ("causal", "masked", "spans", "infilling", "seq2seq", "chat"),
-}
 
 
 def pretrain(recipe: Recipe, out: str | Path, *, report: Report | None = None) -> Path:
@@ -234,70 +216,6 @@ def _save(recipe: Recipe, ready: Ready, folder: Path, card: str) -> None:
     ends = None if ready.base is None else read_ends(ready.base, config)
     family = public_family(config, recipe.model) if ready.base is None else network.family
     Model(network, ready.tokenizer, ends, ready.base).save(folder, card=card, family=family)
-
-
-# --- before anything is read
-
-
-def check(recipe: Recipe) -> None:
-    """Raise ConfigError for what can be known to be wrong before any text is read, and warn of what has no effect."""
-    o, model = recipe.objective, recipe.model
-    if recipe.train.length < 2:
-        raise ConfigError("train.length is 1, at least 2 are needed: one token to read and one to predict")
-    if model.path is None:
-        network_config(model, vocab_size=2, length=recipe.train.length, start_id=0, end_id=1, pad_id=0)
-        shape = SHAPES.get(model.family, "decoder") if model.kind == "transformer" else "decoder"
-        name = f"model.family {model.family!r}" if model.kind == "transformer" else f"model.kind {model.kind!r}"
-        check_shape(o.kind, shape, name)
-        _check_tokenizer(recipe, shape)
-        if recipe.adapter.kind != "none":
-            raise ConfigError("an adapter needs a model to lie on; give model.path, or leave out [adapter]")
-    elif "path" in recipe.tokenizer.model_fields_set or "kind" in recipe.tokenizer.model_fields_set:
-        raise ConfigError(f"{model.path} brings its own tokenizer; leave out [tokenizer]")
-    if o.kind not in TEXT and recipe.adapter.bits is not None and recipe.adapter.kind == "none":
-        raise ConfigError("adapter.bits keeps the weights under an adapter in fewer bits; choose an adapter.kind")
-    for sentence in _without_effect(recipe):
-        warnings.warn(sentence, stacklevel=3)
-
-
-def _check_tokenizer(recipe: Recipe, shape: str) -> None:
-    """A vocabulary that is trained has what the objective needs, or is refused before hours are spent on it."""
-    section, needed = recipe.tokenizer, {"encoder": "wordpiece", "encoder-decoder": "unigram"}.get(shape)
-    if section.path is not None:
-        return
-    if shape == "decoder" and section.kind == "wordpiece":
-        raise ConfigError(
-            "tokenizer.kind is 'wordpiece', which has no token for the end of a text; choose bpe or unigram"
-        )
-    if needed is not None and section.kind != needed:
-        raise ConfigError(
-            f"tokenizer.kind is {section.kind!r}, and an {shape} needs the frame of a {needed} vocabulary; "
-            f"set tokenizer.kind={needed}"
-        )
-
-
-def _without_effect(recipe: Recipe) -> list[str]:
-    """What is set and changes nothing."""
-    o, model, found = recipe.objective, recipe.model, []
-    for name in sorted({"family", "heads", "kv_heads", "head_width"} & model.model_fields_set):
-        if model.kind != "transformer":
-            found.append(f"model.{name} has no effect on the kind {model.kind!r}")
-    if model.path is not None:
-        idle = sorted(model.model_fields_set - {"path", "dropout"})
-        found += [f"model.{name} has no effect on a model that exists" for name in idle]
-    for name in sorted(o.model_fields_set & EFFECTS.keys()):
-        if o.kind not in EFFECTS[name] and getattr(o, name) != getattr(ObjectiveSection(), name):
-            found.append(f"objective.{name} has no effect on the kind {o.kind!r}")
-    for name in ("teacher_weight", "temperature"):
-        if name in o.model_fields_set and o.teacher is None:
-            found.append(f"objective.{name} has no effect without objective.teacher")
-    for name in sorted(recipe.adapter.model_fields_set - {"kind"}):
-        if recipe.adapter.kind == "none":
-            found.append(f"adapter.{name} has no effect without adapter.kind")
-    for name in ("valid", "columns"):
-        if getattr(recipe.data, name) and o.kind in TEXT:
-            found.append(f"data.{name} has no effect on the objective {o.kind!r}, which learns from text")
-    return found
 
 
 def _adopt(folder: Path, old: str, recipe: Recipe) -> None:

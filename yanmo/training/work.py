@@ -44,7 +44,6 @@ from yanmo.training.preference import answer_scores, dpo, frozen, orpo, preferre
 
 Objective = Callable[[Any, Any], tuple[Tensor, int]]
 Measure = Callable[[Network, bool], dict[str, float]]
-TEXT = ("causal", "masked", "spans", "infilling")  # the others learn from records
 SIDES: dict[str, Callable[[Any, Any], Tensor]] = {"decoder": decoded, "encoder": encoded, "encoder-decoder": translated}
 
 
