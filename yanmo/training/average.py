@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from yanmo.errors import FileError, InputError
 from yanmo.training.interrupts import uninterrupted
+from yanmo.training.sharded import in_parts, local
 
 
 class Average:
@@ -45,15 +46,16 @@ class Average:
         """Let the network hold the averages for a while: to evaluate and to save; it trains with its own weights."""
         self.check()
         own = {name: parameter.data for name, parameter in self.parameters.items()}
+        own = {name: data.clone() if in_parts(data) else data for name, data in own.items()}
         try:
             self.placed = True
             for name, parameter in self.parameters.items():
-                parameter.data = self.values[name].to(parameter.dtype)
+                _put(parameter, self.values[name].to(parameter.dtype))
             yield
         finally:
             with uninterrupted():  # a second Ctrl-C here would lose weights
                 for name, parameter in self.parameters.items():
-                    parameter.data = own[name]
+                    _put(parameter, own[name])
                 self.placed = False
 
     def check(self) -> None:
@@ -76,3 +78,11 @@ class Average:
                 )
         for name, value in self.values.items():
             value.copy_(tensors[name])
+
+
+def _put(parameter: nn.Parameter, data: Tensor) -> None:
+    """Let a parameter have this data; of one in parts the memory stays, since what gathers the parts reads it."""
+    if in_parts(parameter):
+        local(parameter.data).copy_(local(data))
+    else:
+        parameter.data = data

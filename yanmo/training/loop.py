@@ -38,11 +38,14 @@ from yanmo.runs import Run
 from yanmo.tokens.batches import Batch
 from yanmo.training import checkpoint
 from yanmo.training.average import Average
+from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.interrupts import uninterrupted
 from yanmo.training.layerwise import Passage
 from yanmo.training.optimizer import SCHEDULES, Optimizer
-from yanmo.training.precision import DTYPES, Objective, lowered
+from yanmo.training.precision import DTYPES, Objective
 from yanmo.training.randomness import RandomStates, kept, seeded
+from yanmo.training.sharded import local
+from yanmo.training.spread import orthogonalised, precision, sum_gradients, total_norm, wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,37 +127,50 @@ def train(
     settings: Settings,
     *,
     run: Run | None = None,
+    ranks: Ranks = ALONE,
 ) -> Generator[Step, None, None]:
     """Train `network` in place and yield a Step after each update, until steps, seconds or batches are used up.
 
     With a run, steps are appended to its metrics and checkpoints are written before they are yielded, and an unfinished
     run goes on where its last checkpoint is; `batches` then needs `state()` and `restore()` (tokens/batches.py). A loss
-    or gradient that is not finite ends training with an Error before it reaches the weights.
+    or gradient that is not finite ends training with an Error before it reaches the weights. With several ranks each
+    must call it, with the same arguments and a network that is spread out (spread.py); all stop at the same step.
     """
-    loop = Loop(network, batches, objective, settings, run)
-    loop.resume()
-    try:
-        while not loop.done():
-            step = loop.step_once()
-            if step is None:  # the batches are used up
-                break
-            yield step
-        loop.save()
-    except (KeyboardInterrupt, GeneratorExit):
-        loop.save()
-        raise
+    with ranks.interrupts():
+        loop = Loop(network, batches, objective, settings, run, ranks)
+        loop.resume()
+        try:
+            while not loop.done():
+                step = loop.step_once()
+                if step is None:  # the batches are used up
+                    break
+                if ranks.stopping:
+                    raise KeyboardInterrupt
+                yield step
+            loop.save()
+        except (KeyboardInterrupt, GeneratorExit):
+            if ranks.all_here():
+                loop.save()
+            raise
 
 
 class Loop:
     """The state of a training run between two steps."""
 
     def __init__(
-        self, network: nn.Module, batches: Iterable[Batch], objective: Objective, settings: Settings, run: Run | None
+        self,
+        network: nn.Module,
+        batches: Iterable[Batch],
+        objective: Objective,
+        settings: Settings,
+        run: Run | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.source = cast(Any, batches)  # state and restore are needed with a run alone
         if run is not None and not hasattr(self.source, "state"):
             raise InputError("batches without state() cannot be resumed; give PackedBatches, or train without a run")
-        self.network, self.objective, self.settings, self.run = network, objective, settings, run
+        self.network, self.settings, self.run, self.ranks = network, settings, run, ranks
+        self.objective = wrapped(objective, ranks)
         self.batches = iter(batches)
         self.device = next(network.parameters()).device
         self.optimizer = Optimizer(
@@ -164,9 +180,11 @@ class Loop:
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             muon_dtype=DTYPES[settings.precision],
+            treated=ranks.treated,
+            directions=orthogonalised if ranks.sharded else None,
         )
-        parameters = {self.optimizer.names[id(p)]: p for p in self.optimizer.parameters}
-        self.average = Average(parameters, settings.ema) if settings.ema else None
+        self.parameters = {self.optimizer.names[id(p)]: p for p in self.optimizer.parameters}
+        self.average = Average(self.parameters, settings.ema) if settings.ema else None
         self.passage = Passage(network, recompute=settings.recompute, compiled=settings.compile)
         self.frozen = "" if run is None else checkpoint.fingerprint(network)
         self.step = self.tokens = 0
@@ -174,37 +192,43 @@ class Loop:
         self.random = seeded(settings.seed, self.device)
         self.data: dict[str, Any] = {} if run is None else self.source.state()
         self.before = self.last_step = 0.0  # seconds of earlier calls, and of one step
-        self.start = self.saved_at = time.monotonic()
+        self.saved_at = self.told = 0.0  # `clock` of the last checkpoint; `seconds` of the main rank, as it told them
+        self.start = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Wall-clock time of the run so far."""
         return self.before + time.monotonic() - self.start
 
+    @property
+    def clock(self) -> float:
+        """`seconds`, or where several ranks must decide alike those of the main rank at the last window."""
+        return self.seconds if self.ranks.alone else self.told
+
     def done(self) -> bool:
         """Whether the run is over; a time budget ends with the step that brings the clock nearest to it."""
         if self.settings.steps is not None:
             return self.step >= self.settings.steps
         assert self.settings.seconds is not None
-        return self.step > 0 and self.seconds + self.last_step / 2 >= self.settings.seconds
+        return self.step > 0 and self.clock + self.last_step / 2 >= self.settings.seconds
 
     def progress(self, began: float) -> float:
         """How far the run is in the middle of the present step, which began at `began` seconds, in (0, 1)."""
         if self.settings.steps is not None:
             return (self.step + 0.5) / self.settings.steps
         assert self.settings.seconds is not None
-        now = self.seconds
+        now = self.clock
         return (began + now) / 2 / max(self.settings.seconds, now, 1e-9)
 
     # --- one step
 
     def step_once(self) -> Step | None:
         """Take one window, update the weights, record and save what is due; None where no batch is left."""
-        began = self.seconds
+        began, start = self.clock, self.seconds
         if self.average is not None:
             self.average.check()
         with kept(self.device):
-            self.random.put()
+            (self.ranks.random(self.settings.seed, self.step) or self.random).put()
             window = list(itertools.islice(self.batches, self.settings.accumulation))
             if not window:
                 return None
@@ -221,7 +245,7 @@ class Loop:
                 if self.average is not None:
                     self.average.update(self.step)
                 self.tokens += targets
-                self.last_step = self.seconds - began
+                self.last_step = self.clock - began
                 self.random = RandomStates.capture(self.device)
                 step = Step(
                     step=self.step,
@@ -230,7 +254,7 @@ class Loop:
                     learning_rate=self.settings.learning_rate * factor,
                     gradient_norm=norm,
                     seconds=self.seconds,
-                    tokens_per_second=targets / max(self.seconds - began, 1e-9),
+                    tokens_per_second=targets / max(self.seconds - start, 1e-9),
                     average=self.average,
                 )
                 if self.run is not None:
@@ -242,20 +266,24 @@ class Loop:
         """Sum losses and gradients over the window; returns the loss per target and the number of targets."""
         losses, counts = [], []
         self.optimizer.zero_grad()
-        with lowered(self.network, DTYPES[self.settings.precision]) as gather, self.passage.open():
+        ranks = self.ranks
+        with precision(self.network, ranks, DTYPES[self.settings.precision]) as gather, self.passage.open():
             for batch in window:
-                loss, count = self.objective(self.network, batch.to(self.device))
-                if count:
+                loss, count = self.objective(self.network, ranks.share(batch).to(self.device))
+                if count or ranks.sharded:  # the others wait for this rank's part
                     loss.backward()
                     gather()
                 losses.append(loss.detach())
                 counts.append(count)
         sums = torch.stack(losses).tolist()  # one synchronisation with the device for the whole window
+        sums, counts, self.told = ranks.settle(sums, counts, self.seconds)
         for place, value in enumerate(sums):
             if not math.isfinite(value):
                 raise self._not_finite(f"the loss is {value} in micro-batch {place + 1} of {len(window)}")
         targets = sum(counts)
-        if not targets:
+        if targets:
+            sum_gradients(self.parameters, ranks)
+        elif ranks.is_main:
             warnings.warn(
                 f"step {self.step + 1} has no target token in its {len(window)} micro-batches, so it changes nothing; "
                 "check the data's masks",
@@ -268,12 +296,12 @@ class Loop:
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         if not gradients or not targets:
             return 0.0
-        norm = float(torch.nn.utils.get_total_norm(gradients)) / targets
+        norm = total_norm(gradients, self.ranks) / targets
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {norm}")
         clip = self.settings.clip
         factor = min(1.0, clip / norm) if clip and norm else 1.0
-        torch._foreach_mul_(gradients, factor / targets)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor / targets)
         return norm
 
     def _not_finite(self, what: str) -> Error:
@@ -292,7 +320,7 @@ class Loop:
     def _save_if_due(self) -> bool:
         s = self.settings
         due = bool(s.save_steps) and self.step % s.save_steps == 0
-        due |= bool(s.save_seconds) and time.monotonic() - self.saved_at >= s.save_seconds
+        due |= bool(s.save_seconds) and self.clock - self.saved_at >= s.save_seconds
         return self.save() if due or self.done() else False
 
     def save(self) -> bool:
@@ -313,8 +341,8 @@ class Loop:
             folder = self.run.checkpoint(self.step)
             average = None if self.average is None else self.average.state()
             states = (self.optimizer.state(), self.random.tensors())
-            checkpoint.save_checkpoint(folder, self.network, *states, values, average)
-            self.saved_step, self.saved_at = self.step, time.monotonic()
+            checkpoint.save_checkpoint(folder, self.network, *states, values, average, self.ranks)
+            self.saved_step, self.saved_at = self.step, self.clock
             self.run.prune(self.settings.keep)
         return True
 
@@ -322,11 +350,11 @@ class Loop:
         """Go on from the run's last valid checkpoint, if it has one; a damaged one is passed over with a warning."""
         if self.run is None:
             return
-        steps = self.run.checkpoints()
+        steps = self.ranks.by_main(self.run.checkpoints)
         for place, step in enumerate(reversed(steps), start=1):
             folder = self.run.checkpoint(step)
             try:
-                state = checkpoint.read_state(folder)
+                state = checkpoint.read_state(folder, self.ranks)
             except FileError as error:
                 if place == len(steps):
                     raise
@@ -341,7 +369,7 @@ class Loop:
             raise FileError(
                 f"{folder}: made in {state['precision']}, this run is in {self.settings.precision}; set train.precision"
             )
-        if (checkpoint.AVERAGE in state["files"]) != (self.average is not None):
+        if checkpoint.has(state, checkpoint.AVERAGE) != (self.average is not None):
             raise FileError(
                 f"{folder}: made {'without' if self.average else 'with'} an average of the weights, "
                 f"this run has train.ema = {self.settings.ema}; continue with the recipe that made it"
@@ -351,9 +379,10 @@ class Loop:
         self.source.restore(state["data"])
         checkpoint.load_weights(self.network, folder, frozen=self.frozen)
         if self.average is not None:
-            self.average.restore(checkpoint.load_tensors(folder / checkpoint.AVERAGE))
-        self.optimizer.restore(checkpoint.load_tensors(folder / checkpoint.FILES[1]))
+            self.average.restore(checkpoint.load_tensors(folder / checkpoint.AVERAGE, self.average.values))
+        self.optimizer.restore(checkpoint.load_tensors(folder / checkpoint.FILES[1], self.optimizer.like()))
         self.random, self.data = random, state["data"]
         self.step = self.saved_step = state["step"]
         self.tokens, self.before = state["tokens"], state["seconds"]
-        self.start = self.saved_at = time.monotonic()
+        self.saved_at = self.told = self.before
+        self.start = time.monotonic()

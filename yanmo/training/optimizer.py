@@ -14,19 +14,22 @@ AdamW's size (Liu et al. 2025, arXiv 2502.16982, §2.2), so that one learning ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yanmo.errors import FileError
+from yanmo.training.sharded import local
 
 MUON_MOMENTUM = 0.95
 MUON_STEPS = 5
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: singular values end between 0.7 and 1.2
 MUON_SCALE = 0.2  # root mean square of an AdamW update, measured by Liu et al. 2025
 ADAM_EPS = 1e-8
+
+Directions = Callable[[Sequence[Tensor], torch.dtype], Sequence[Tensor]]  # matrices of one shape → Muon's updates
 
 
 class Optimizer:
@@ -41,10 +44,14 @@ class Optimizer:
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
         muon_dtype: torch.dtype = torch.float32,
+        treated: dict[str, list[str]] | None = None,
+        directions: Directions | None = None,
     ) -> None:
+        """treated and directions: what split_parameters gave, and what orthogonalises, for a network in parts."""
         assert kind in ("adamw", "muon"), kind
         self.learning_rate, self.weight_decay, self.muon_dtype = learning_rate, weight_decay, muon_dtype
-        groups = split_parameters(network)
+        self.directions = directions or orthogonalised
+        groups = split_parameters(network) if treated is None else _named(network, treated)
         if kind == "adamw":
             groups["decayed"] = {**groups["decayed"], **groups.pop("hidden")}
         hidden = groups.pop("hidden", {})
@@ -83,9 +90,9 @@ class Optimizer:
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)  # Nesterov
-        updates = orthogonalise(torch.stack(ahead), self.muon_dtype)
+        updates = self.directions(ahead, self.muon_dtype)
         scale = MUON_SCALE * math.sqrt(max(shape))
-        for parameter, update in zip(parameters, updates.unbind()):
+        for parameter, update in zip(map(local, parameters), updates):
             parameter.mul_(1 - rate * self.weight_decay).add_(update.to(parameter.dtype), alpha=-rate * scale)
 
     def zero_grad(self) -> None:
@@ -100,6 +107,11 @@ class Optimizer:
             for key, value in entries.items():
                 tensors[f"{key}/{self.names[id(parameter)]}"] = torch.as_tensor(value)
         return tensors
+
+    def like(self) -> dict[str, Tensor]:
+        """For each tensor of `state` that has the shape of a parameter, that parameter."""
+        kinds = ("momentum", "exp_avg", "exp_avg_sq")
+        return {f"{kind}/{self.names[id(p)]}": p for kind in kinds for p in self.parameters}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave; a missing, unknown or mis-shaped tensor is an error."""
@@ -166,6 +178,16 @@ def _used_by_logits(network: Any) -> set[int]:
             return set()
         gradients = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)
     return {id(p) for p, gradient in zip(parameters, gradients) if gradient is not None}
+
+
+def _named(network: nn.Module, treated: dict[str, list[str]]) -> dict[str, dict[str, nn.Parameter]]:
+    parameters = dict(network.named_parameters())
+    return {kind: {name: parameters[name] for name in names} for kind, names in treated.items()}
+
+
+def orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """`orthogonalise` for a list of matrices of one shape."""
+    return orthogonalise(torch.stack(list(matrices)), dtype).unbind()
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32, steps: int = MUON_STEPS) -> Tensor:
