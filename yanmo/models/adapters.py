@@ -31,12 +31,12 @@ from yanmo.errors import ConfigError, InputError, nearest
 from yanmo.models.config import TransformerConfig
 from yanmo.models.lowrank import Board, LowRank, Projection, Slot, Table, Whole, Words, board_of, own, slots
 from yanmo.models.matrices import chosen_matrices, matrices, saved_modules, transformer, weights_of, word_matrix
+from yanmo.models.names import DEFAULT_TARGETS
 from yanmo.models.quantized import Packed, pack
 from yanmo.models.transformer import Transformer
 
 Kind = Literal["lora", "rslora", "dora", "rsdora"]
 KINDS = ("lora", "rslora", "dora", "rsdora")
-DEFAULT_TARGETS = {"decoder": ("all",), "encoder": ("query", "value"), "encoder-decoder": ("query", "value")}
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ROWS = 256  # of a product that is measured
 PAYS = 1.1  # a product of quantised weights that takes this many times as long is worth a warning

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from yanmo.errors import InputError, nearest
+from yanmo.errors import InputError
 from yanmo.models.config import LABEL_HEADS
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.lowrank import Projection
+from yanmo.models.names import chosen
 from yanmo.models.transformer import Transformer
 
 
@@ -45,25 +46,8 @@ def matrices(network: nn.Module) -> dict[str, nn.Module | None]:
 def chosen_matrices(network: nn.Module, targets: Iterable[str]) -> list[str]:
     """The names of the matrices that `targets` name; one that names nothing is an InputError."""
     names = list(matrices(network))
-    chosen: set[str] = set()
-    for target in targets:
-        matched = [name for name in names if _matches(name, target)]
-        if not matched:
-            known = {name.split(".")[-1] for name in names if not name.startswith("head")} | {"all", "cross.*"}
-            known |= {name for name in names if name.startswith("head")} | {"head"}
-            raise InputError(
-                f"{target!r} is no matrix of this network{nearest(target, known)}; it has {', '.join(sorted(known))}"
-            )
-        chosen.update(matched)
-    return [name for name in names if name in chosen]
-
-
-def _matches(name: str, target: str) -> bool:
-    if name.startswith("head"):
-        return name == target or (target == "head" and name == "head.out")
-    if target.endswith(".*"):
-        return f".{target[:-1]}" in f".{name}"
-    return target == "all" or name == target or name.endswith(f".{target}")
+    wanted = chosen(names, targets)
+    return [name for name in names if name in wanted]
 
 
 def head_matrices(network: Transformer) -> list[str]:
