@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import yanmo.pretrain as door
+from tests.training.texts import metrics, write_texts
 from yanmo.cli.pretrain import pretrain as verb
 from yanmo.errors import ConfigError, FileError, InputError
 from yanmo.inference.model import load
 from yanmo.pretrain import pretrain
-from yanmo.recipe import Recipe, load_recipe, read_recipe
+from yanmo.recipe import Recipe, read_recipe
 from yanmo.tokens import making
 from yanmo.training import fit, work
 from yanmo.training.objectives import Evaluation
 
 pytest.importorskip("pyarrow")
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 SMALL = """
 [model]
 width = 16
@@ -47,48 +46,11 @@ eval_every = 2
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small documents."""
-    folder = tmp_path_factory.mktemp("text") / "texts"
-    folder.mkdir()
-    rng = random.Random(0)
-    words = [
-        "the",
-        "ink",
-        "is",
-        "ground",
-        "before",
-        "one",
-        "writes",
-        "a",
-        "line",
-        "of",
-        "text",
-        "and",
-        "paper",
-        "drinks",
-    ]
-    for number in range(40):
-        lines = [" ".join(rng.choices(words, k=12)).capitalize() + "." for _ in range(8)]
-        (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_texts(tmp_path_factory.mktemp("text") / "texts")
 
 
 def recipe(text: Path, *overrides: str) -> Recipe:
     return read_recipe(SMALL.format(text=json.dumps(str(text))), overrides=overrides)
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in found]
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_is_short_and_trains_two_steps(path: Path, text: Path, tmp_path: Path) -> None:
-    content = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    assert 10 <= len(content) <= 25 and path.read_text().startswith("# ")
-    overrides = [f"data.paths={text}", "train.steps=2", "train.rows=2", "train.length=64", "tokenizer.vocab_size=300"]
-    model = pretrain(load_recipe(path, overrides), tmp_path / "run")
-    assert len([line for line in lines(tmp_path / "run") if "loss" in line]) == 2
-    assert isinstance(load(model).generate("The ink", max_new_tokens=3), str)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
@@ -125,7 +87,7 @@ def test_the_best_evaluated_step_becomes_the_model(text: Path, tmp_path: Path) -
     stages = [stage for stage, _ in heard]
     assert stages.index("plan") < stages.index("step") and stages[-1] == "model"
     assert {"corpus", "tokenizer", "tokens", "plan", "step", "evaluation", "model"} <= set(stages)
-    scores = {line["step"]: line["bits_per_byte"] for line in lines(tmp_path / "run") if "bits_per_byte" in line}
+    scores = {line["step"]: line["bits_per_byte"] for line in metrics(tmp_path / "run") if "bits_per_byte" in line}
     assert sorted(scores) == [2, 4, 6]
     result = heard[-1][1]
     assert result["step"] == min(scores, key=scores.__getitem__) and result["model"] == str(model)
@@ -148,7 +110,7 @@ def test_the_model_has_the_weights_of_the_best_step_not_of_the_last(
 def test_learning_from_text_beats_not_learning(text: Path, tmp_path: Path) -> None:
     wanted = recipe(text, "train.steps=60", "train.learning_rate=0.02", "train.eval_every=20", "train.rows=8")
     pretrain(wanted, tmp_path / "run")
-    scores = [line["bits_per_byte"] for line in lines(tmp_path / "run") if "bits_per_byte" in line]
+    scores = [line["bits_per_byte"] for line in metrics(tmp_path / "run") if "bits_per_byte" in line]
     assert scores[0] > scores[-1] and scores[-1] < 1.8
 
 
@@ -176,7 +138,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, whole: Pa
         assert not (tmp_path / "run" / "model").exists()
     again = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
     assert (whole / "model" / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert lines(whole) == lines(tmp_path / "run")
+    assert metrics(whole) == metrics(tmp_path / "run")
 
 
 @pytest.mark.parametrize("nth", [1, 3])
@@ -197,7 +159,7 @@ def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
         pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
     again = pretrain(recipe(text, "model.dropout=0.1"), tmp_path / "run")
     assert (whole / "model" / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert lines(whole) == lines(tmp_path / "run")
+    assert metrics(whole) == metrics(tmp_path / "run")
 
 
 def test_finished_pieces_are_not_made_again(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
