@@ -35,15 +35,17 @@ from yanmo.models.adapterfiles import save_adapter
 from yanmo.models.checkpoint import Network
 from yanmo.models.sketch import public_family
 from yanmo.recipe import Recipe, TrainSection, identity, read_recipe
-from yanmo.runs import Run, open_run
+from yanmo.runs import Run
 from yanmo.tokens import making
 from yanmo.tokens.chat import PLAIN, with_template
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.training import build
 from yanmo.training.card import model_card
 from yanmo.training.check import TEXT, check
+from yanmo.training.distributed import ALONE, Ranks, hold_run, start
 from yanmo.training.fit import fit, load_step
 from yanmo.training.precision import measured_speed, probe_precision
+from yanmo.training.spread import spread
 from yanmo.training.work import Work, first_batch, of_records, of_text, taught
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -65,19 +67,25 @@ def pretrain(recipe: Recipe, out: str | Path, *, report: Report | None = None) -
 
 
 def run_recipe(recipe: Recipe, out: str | Path, report: Report | None = None) -> Path:
-    """Train as the recipe says, whatever it starts from."""
-    say: Report = report or (lambda stage, values: None)
+    """Train as the recipe says, whatever it starts from; under torchrun together with the other processes."""
     check(recipe)
     if recipe.objective.kind in TEXT:
         need("pyarrow", "corpus", "training on text")
-    environment = machine.environment() | {"seed": recipe.train.seed}
-    folder = Path(out)
-    with open_run(out, identity(recipe), environment, lambda old: _adopt(folder, old, recipe)) as run:
-        try:
-            return _go(recipe, run, say)
-        except Error:
-            run.forget()
-            raise
+    folder, scale = Path(out), recipe.scale
+    with start(shard=scale.shard, tensor_parallel=scale.tensor_parallel) as ranks:
+        ranks.check_rows(recipe.train.rows)
+        say: Report = report if report is not None and ranks.is_main else _silence
+        environment = machine.environment() | {"seed": recipe.train.seed, "ranks": ranks.count}
+        with hold_run(ranks, folder, identity(recipe), environment, lambda old: _adopt(folder, old, recipe)) as run:
+            try:
+                return _go(recipe, run, say, ranks)
+            except Error:
+                run.forget()
+                raise
+
+
+def _silence(stage: str, values: dict[str, Any]) -> None:
+    """Who listens to nothing: no report was asked for, or another rank tells it."""
 
 
 @dataclass(frozen=True)
@@ -91,51 +99,64 @@ class Ready:
     base: Path | None
 
 
-def _go(recipe: Recipe, run: Run, say: Report) -> Path:
+def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
     folder = run.folder
-    if (folder / "model").is_dir():
+    if ranks.by_main((folder / "model").is_dir):
         say("model", read_json_object(folder / "plan.json").get("result", {}))
         return folder / "model"
-    ready = _prepare(recipe, run, say)
-    plan = make_plan(recipe, run, ready.network, ready.work)
+    ready = _prepare(recipe, run, say, ranks)
+    plan = ranks.by_main(lambda: make_plan(recipe, run, ready.network, ready.work))
     say("plan", plan)
     settings = build.build_settings(recipe.train, plan["precision"])
-    best = fit(recipe.train, run, ready.network, ready.work, settings, say)
+    spread(ready.network, ranks, plan["precision"])
+    best = fit(recipe, run, ready.network, ready.work, settings, say, ranks)
     load_step(ready.network, run, best)
     result = {"model": str(folder / "model"), "step": best, "parameters": plan["parameters"]}
     result |= ready.work.measure(ready.network, True)
-    write_json(folder / "plan.json", plan | {"result": result})
-    _save(recipe, ready, folder / "model", model_card(recipe, plan, result, ready.source))
+
+    def save() -> None:
+        write_json(folder / "plan.json", plan | {"result": result})
+        network = ready.network
+        if ranks.sharded:  # no rank has all of it, so a new one is filled
+            network = _network(recipe, ready.tokenizer, ready.base)
+            load_step(network, run, best)
+        _save(recipe, ready, network, model_card(recipe, plan, result, ready.source), folder / "model")
+
+    ranks.by_main(save)
     say("model", result)
     return folder / "model"
 
 
-def _prepare(recipe: Recipe, run: Run, say: Report) -> Ready:
+def _prepare(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Ready:
     """Data, tokenizer, network and work, in the order in which one needs the other."""
-    base = None if recipe.model.path is None else resolve(recipe.model.path)
+    base = None if recipe.model.path is None else Path(ranks.by_main(lambda: str(resolve(str(recipe.model.path)))))
     if recipe.objective.kind in TEXT:
-        tokenizer = _text(recipe, run.folder, base, say)
+        ranks.by_main(lambda: _text(recipe, run.folder, base, say))
+        tokenizer = load_tokenizer(run.folder / "tokenizer")
     else:
         tokenizer = _with_chat_template(recipe, _own_tokenizer(recipe, base), say)
+    return ranks.together(lambda: _ready(recipe, run.folder / "tokens", tokenizer, base, ranks))
+
+
+def _ready(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, base: Path | None, ranks: Ranks) -> Ready:
     network = _network(recipe, tokenizer, base)
     if recipe.objective.kind in TEXT:
-        tokens = run.folder / "tokens"
-        work = of_text(recipe, tokens, tokenizer, getattr(network.config, "decoder_start_id", None))
+        work = of_text(recipe, tokens, tokenizer, getattr(network.config, "decoder_start_id", None), ranks)
         source = read_json_object(tokens / "corpus.json")
     else:
         again = recipe.objective.kind == "dpo" and recipe.adapter.kind == "none"
         reference = (lambda: _network(recipe, tokenizer, base)) if again else None
-        work = of_records(recipe, tokenizer, network, reference)
+        work = of_records(recipe, tokenizer, network, reference, ranks)
         source = work.facts
     work = taught(work, recipe.objective, tokenizer, lambda teacher: teacher.to(_device()))
     return Ready(network, tokenizer, work, source, base)
 
 
-def _text(recipe: Recipe, folder: Path, base: Path | None, say: Report) -> Tokenizer:
-    """Make RUN/tokens, and what it is made of, as far as it is not there; return its tokenizer."""
+def _text(recipe: Recipe, folder: Path, base: Path | None, say: Report) -> None:
+    """Make RUN/tokens, its tokenizer and what it is made of, as far as it is not there."""
     tokens = folder / "tokens"
     if (tokens / "live").is_dir():
-        return load_tokenizer(folder / "tokenizer")
+        return
     given = making.shard_folders(recipe.data.paths)
     corpus = None if given else making.make_corpus(recipe.data, folder / "corpus", say)
     section = recipe.tokenizer
@@ -155,7 +176,6 @@ def _text(recipe: Recipe, folder: Path, base: Path | None, say: Report) -> Token
     else:
         making.make_shards(corpus, tokenizer, tokens, say)
     making.make_live(corpus, tokens, tokenizer, _live_tokens(recipe.train))
-    return tokenizer
 
 
 def _live_tokens(train: TrainSection) -> int:
@@ -202,8 +222,8 @@ def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None) -> Network
     return network
 
 
-def _save(recipe: Recipe, ready: Ready, folder: Path, card: str) -> None:
-    network = ready.network.cpu().eval()
+def _save(recipe: Recipe, ready: Ready, network: Network, card: str, folder: Path) -> None:
+    network = network.cpu().eval()
     if recipe.adapter.kind != "none":
         assert ready.base is not None, "an adapter lies on a model that exists"
         here = Path(str(recipe.model.path)).expanduser().exists()  # else a hub id, which others can resolve too
@@ -236,7 +256,7 @@ def _adopt(folder: Path, old: str, recipe: Recipe) -> None:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return ALONE.device
 
 
 # --- the plan

@@ -17,38 +17,42 @@ from typing import Any
 
 from yanmo.errors import Error, FileError
 from yanmo.models.checkpoint import Network
-from yanmo.recipe import TrainSection
+from yanmo.recipe import Recipe
 from yanmo.runs import Run, score_of
 from yanmo.training.checkpoint import load_weights, read_state
+from yanmo.training.distributed import Ranks
 from yanmo.training.loop import Settings, train
 from yanmo.training.work import Work
 
 Say = Callable[[str, dict[str, Any]], None]
 
 
-def fit(wanted: TrainSection, run: Run, network: Network, work: Work, settings: Settings, say: Say) -> int:
-    """Train to the end of the recipe, or until `patience` evaluations in a row were no better; return the best step."""
+def fit(recipe: Recipe, run: Run, network: Network, work: Work, settings: Settings, say: Say, ranks: Ranks) -> int:
+    """Train to the end of the recipe, or until `patience` evaluations in a row were no better; return the best step.
+
+    With several ranks all call it, with a network that is spread out.
+    """
+    every, patience = recipe.train.eval_every, recipe.train.patience
     measure = functools.partial(_measure, run, network, work, say)
-    _catch_up(run, network, wanted.eval_every, measure)
-    if not _exhausted(run, wanted.patience):
+    _catch_up(run, network, every, measure, ranks)
+    if not ranks.by_main(lambda: _exhausted(run, patience)):
         batches = work.batches()
-        with contextlib.closing(train(network, batches, work.objective, settings, run=run)) as steps:
+        steps = train(network, batches, work.objective, settings, run=run, ranks=ranks)
+        with contextlib.closing(steps):
             for step in steps:
                 done = step.seconds / settings.seconds if settings.seconds else step.step / (settings.steps or 1)
                 say("step", step.record() | {"share": min(done, 1.0), "epoch": batches.epoch})
-                if step.step % wanted.eval_every == 0:
+                if step.step % every == 0:
                     with step.averaged():
                         measure(step.step, step.tokens, step.seconds)
-                    if _exhausted(run, wanted.patience):
-                        say(
-                            "note", {"text": f"no better score in {wanted.patience} evaluations, so training ends here"}
-                        )
+                    if ranks.by_main(lambda: _exhausted(run, patience)):
+                        say("note", {"text": f"no better score in {patience} evaluations, so training ends here"})
                         break
-    last = run.checkpoints()[-1]
-    if not _is_measured(run, last):
+    last = ranks.by_main(lambda: run.checkpoints()[-1])
+    if not ranks.by_main(lambda: _is_measured(run, last)):
         state = load_step(network, run, last)
         measure(last, state["tokens"], state["seconds"])
-    best = run.best_step()
+    best = ranks.by_main(run.best_step)
     if best is None:
         raise Error(f"{run.folder}: no evaluation gave a finite loss; lower train.learning_rate and start a new run")
     return best
@@ -80,13 +84,22 @@ def _exhausted(run: Run, patience: int) -> bool:
     return len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
 
 
-def _catch_up(run: Run, network: Network, every: int, measure: Callable[[int, int, float], None]) -> None:
+def _catch_up(run: Run, network: Network, every: int, measure: Callable[[int, int, float], None], ranks: Ranks) -> None:
     """Make the evaluation that an interruption came before: of the last checkpoint, where it was due."""
-    steps = run.checkpoints()
-    if not steps or steps[-1] % every or _is_measured(run, steps[-1]):
-        return
-    with contextlib.suppress(FileError):  # a damaged checkpoint is the loop's to report
-        state = read_state(run.checkpoint(steps[-1]))
-        run.rewind(steps[-1])
-        load_step(network, run, steps[-1])
-        measure(steps[-1], state["tokens"], state["seconds"])
+
+    def due() -> int:
+        """The step of that checkpoint, or 0; a damaged one is the loop's to report."""
+        steps = run.checkpoints()
+        if not steps or steps[-1] % every or _is_measured(run, steps[-1]):
+            return 0
+        try:
+            read_state(run.checkpoint(steps[-1]))
+        except FileError:
+            return 0
+        return steps[-1]
+
+    step = ranks.by_main(due)
+    if step:
+        run.rewind(step)
+        state = load_step(network, run, step)
+        measure(step, state["tokens"], state["seconds"])

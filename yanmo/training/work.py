@@ -38,9 +38,11 @@ from yanmo.tokens.preferences import Preferences, gather_preferences, preference
 from yanmo.tokens.shards import TokenShards, open_shards
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.training.distill import distillation
+from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.language import decoded, encoded, masked, seq2seq, translated
-from yanmo.training.objectives import causal, evaluate
+from yanmo.training.objectives import causal
 from yanmo.training.preference import answer_scores, dpo, frozen, orpo, preferred
+from yanmo.training.spread import evaluate
 
 Objective = Callable[[Any, Any], tuple[Tensor, int]]
 Measure = Callable[[Network, bool], dict[str, float]]
@@ -64,7 +66,9 @@ class Work:
 # --- from token shards
 
 
-def of_text(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, decoder_start_id: int | None) -> Work:
+def of_text(
+    recipe: Recipe, tokens: Path, tokenizer: Tokenizer, decoder_start_id: int | None, ranks: Ranks = ALONE
+) -> Work:
     """The work of an objective on running text; `tokens` holds train, valid and live."""
     train = recipe.train
     shards = {name: open_shards(tokens / name, tokenizer.hash) for name in ("train", "valid", "live")}
@@ -74,9 +78,9 @@ def of_text(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, decoder_start_id
     def measure(network: Network, whole: bool) -> dict[str, float]:
         part = shards["valid" if whole else "live"]
         if recipe.objective.kind == "causal":
-            score = evaluate(network, validation_batches(part, train.rows, train.length), part.n_bytes)
+            score = evaluate(ranks, network, validation_batches(part, train.rows, train.length), part.n_bytes)
             return {"valid_loss": score.loss, "bits_per_byte": score.bits_per_byte, "valid_tokens": score.tokens}
-        score = evaluate(network, make(part, 1).once(rows=train.rows), objective=objective)
+        score = evaluate(ranks, network, make(part, 1).once(rows=train.rows), objective=objective)
         return {"valid_loss": score.loss, "valid_tokens": score.tokens}
 
     known = shards["train"]
@@ -104,7 +108,11 @@ def _text_batches(
 
 
 def of_records(
-    recipe: Recipe, tokenizer: Tokenizer, network: Network, reference: Callable[[], Network] | None = None
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    network: Network,
+    reference: Callable[[], Network] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Work:
     """The work of an objective on records; `reference()` loads the model that dpo starts from, for a full fine-tuning.
 
@@ -119,11 +127,11 @@ def of_records(
     rows = recipe.train.rows
 
     def measure(network: Network, whole: bool) -> dict[str, float]:
-        score = evaluate(network, make(gathered[1], 1).once(rows=rows), objective=objective)
+        score = evaluate(ranks, network, make(gathered[1], 1).once(rows=rows), objective=objective)
         found = {"valid_loss": score.loss, "valid_targets": score.tokens}
         if isinstance(gathered[1], Preferences):
             right = functools.partial(preferred, reference=known)
-            found["accuracy"] = evaluate(network, make(gathered[1], 1).once(rows=rows), objective=right).loss
+            found["accuracy"] = evaluate(ranks, network, make(gathered[1], 1).once(rows=rows), objective=right).loss
         return found
 
     files = [dataclasses.asdict(file) for file in read]
