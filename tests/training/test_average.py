@@ -159,3 +159,26 @@ def test_a_damaged_average_and_one_of_another_recipe_are_refused(tmp_path: Path)
 def test_a_decay_outside_its_range_is_one_sentence(decay: float) -> None:
     with pytest.raises(InputError, match=f"ema is {decay}; choose a decay"):
         Settings(steps=1, ema=decay)
+
+
+def test_the_best_checkpoint_is_the_one_whose_average_scored_best(tmp_path: Path) -> None:
+    model, data, scores = network(), corpus(tmp_path / "s"), {}
+    settings = Settings(steps=24, save_steps=3, keep=1, ema=DECAY, learning_rate=0.02, schedule="wsd", decay=0.0)
+
+    def score() -> float:
+        return evaluate(model, validation_batches(data, 8, 32), data.n_bytes).bits_per_byte
+
+    with open_run(tmp_path / "run", "", {}) as run:
+        for step in train(model, PackedBatches(data, 2, 16), causal, settings, run=run):
+            if step.saved:
+                with step.averaged():
+                    scores[step.step] = score()
+                # from the middle on every score counts as bad, so that the best step is not the last
+                run.log(step=step.step, bits_per_byte=scores[step.step] + 9 * (step.step > 12))
+        best = run.best_step()
+        assert best == min((s for s in scores if s <= 12), key=scores.__getitem__)
+        assert run.checkpoints() == [best, 24]
+        load_weights(model, run.checkpoint(best), averaged=True)
+        assert score() == scores[best]
+        load_weights(model, run.checkpoint(best))
+        assert score() != scores[best]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -183,3 +185,18 @@ def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
     data = write_shards([], tmp_path / "s", tokenizer_hash="", vocab_size=9, n_bytes=0, start_id=1, end_id=2)
     with pytest.raises(InputError, match="the validation set has no text"):
         evaluate(network(), validation_batches(data, 2, 8), data.n_bytes)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux")
+def test_evaluation_takes_the_memory_of_one_batch_however_many_there_are() -> None:
+    model, used = network("gpt2", n_heads=4, ffn_width=2048), []
+
+    def watched(net: Any, rows: Batch) -> tuple[torch.Tensor, int]:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        return causal(net, rows)
+
+    rows = batch(16, 128)
+    one = 16 * 128 * 2048 * 4  # bytes of one feed-forward's inner vectors: 16 MiB
+    evaluate(model, (rows for _ in range(30)), 1, watched)
+    assert used[-1] - used[3] < 2 * one  # 30 batches remembered would be more than 60 times as much

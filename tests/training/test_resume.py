@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -204,24 +205,59 @@ def test_the_best_and_the_last_checkpoints_stay(data: TokenShards, tmp_path: Pat
         assert run.checkpoints() == [4, 12, 14] and run.best_step() == 4
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sizes of files are limited by POSIX calls")
+@pytest.mark.parametrize("place", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
-    data: TokenShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
+    import resource
+
     import yanmo.training.checkpoint as room
 
     whole, _ = go(data, tmp_path / "whole", "qwen3", settings())
-    save = room.save_file
+    writers = {"save_file": room.save_file, "write_json": room.write_json}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        if "step-" not in str(path) and len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 2:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        save(tensors, path)
+    def limited(name: str) -> Any:
+        def write(*given: Any) -> None:
+            path = next(value for value in given if isinstance(value, Path))
+            full = path.name == place and len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 2
+            try:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]) if full else before)
+                writers[name](*given)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(room, "save_file", full)
-    with pytest.raises(FileError, match="cannot be written .*free some space"):
+        return write
+
+    for name in writers:
+        monkeypatch.setattr(room, name, limited(name))
+    with pytest.raises(FileError, match="cannot be written .*File too large.*free some space"):
         go(data, tmp_path / "run", "qwen3", settings())
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-4", "step-8"]
-    monkeypatch.setattr(room, "save_file", save)
+    monkeypatch.undo()
     parts, _ = go(data, tmp_path / "run", "qwen3", settings())
     assert equal(whole, parts)
+
+
+def test_a_full_disk_for_metrics_stops_the_run_too(data: TokenShards, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    whole, _ = go(data, tmp_path / "whole", "qwen3", settings())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = Run.log
+
+    def full(self: Run, **record: Any) -> None:
+        size = self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]) if record["step"] == 6 else before)
+            log(self, **record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "log", full)
+        with pytest.raises(FileError, match="metrics.jsonl: cannot be written .*free some space"):
+            go(data, tmp_path / "run", "qwen3", settings())
+    parts, steps = go(data, tmp_path / "run", "qwen3", settings())
+    assert steps[0].step == 5 and equal(whole, parts)
+    assert without_times(tmp_path / "whole") == without_times(tmp_path / "run")

@@ -73,9 +73,16 @@ def save_checkpoint(
 def _save_whole(folder: Path, contents: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
     with atomic_folder(folder) as partial:
         for name, tensors in contents.items():
-            save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, partial / name)
+            _write(partial / name, tensors)
         files = {name: sha256_file(partial / name) for name in contents}
         write_json(partial / "state.json", {"format": FORMAT, **values, "files": files})
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # a full disk, in the library's words
+        raise OSError(str(error)) from error
 
 
 def _save_parts(folder: Path, contents: dict[str, dict[str, Tensor]], values: dict[str, Any], ranks: Ranks) -> None:
@@ -83,7 +90,7 @@ def _save_parts(folder: Path, contents: dict[str, dict[str, Tensor]], values: di
     with contextlib.ExitStack() as stack:  # of the main rank; if anything fails on any rank, the folder is removed
         partial = Path(ranks.by_main(lambda: str(stack.enter_context(atomic_folder(folder)))))
         random = contents.pop(FILES[2])
-        ranks.by_main(lambda: save_file(random, partial / FILES[2]))
+        ranks.by_main(lambda: _write(partial / FILES[2], random))
         for name, tensors in contents.items():
             sharded.write(partial / Path(name).stem, tensors, ranks.words)
         names = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*.safetensors"))
