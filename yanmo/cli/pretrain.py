@@ -53,6 +53,8 @@ def run(verb: str, path: Path, overrides: list[str], out: Path, *, as_json: bool
     door: Any = importlib.import_module(f"yanmo.{verb}")  # imports torch: a mistake in the recipe is told before
     with Shown(quiet=as_json) as shown:
         door(recipe, out, report=shown.hear)
+    if not shown.result:  # another rank of torchrun tells it
+        return
     if as_json:
         print(json.dumps(shown.result, indent=2, ensure_ascii=False))
         return
