@@ -20,7 +20,7 @@ from yanmo.cli import app, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-GENERATED = {"docs/cli.md", "docs/benchmarks.md"}
+GENERATED = {"docs/cli.md", "docs/recipes.md", "docs/benchmarks.md"}
 PAGES = [*READMES, *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
 INSTALL = 'pip install -c constraints.txt ".[all]" && yanmo tour'
 TEST = 'pip install -c constraints.txt ".[all,test]" && pytest -q'
@@ -138,8 +138,15 @@ def test_python_in_the_readme_runs(page: Path, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_the_command_line_reference_is_fresh():
-    assert reference.PAGE.read_text("utf-8") == reference.page(), "run python -m yanmo.cli.reference"
+def test_the_references_of_command_line_and_recipes_are_fresh():
+    for name, text in (("cli.md", reference.page()), ("recipes.md", reference.recipes())):
+        assert (ROOT / "docs" / name).read_text("utf-8") == text, "run python -m yanmo.cli.reference"
+
+
+def test_the_reference_of_recipes_says_what_each_key_takes():
+    text = reference.recipes()
+    assert "| `paths` | list of texts |  |" in text and "| `ema` | number ≥ 0, < 1 | `0.0` |" in text
+    assert "| `bits` | `4` or `8` |" in text and "| `recompute` | true or false | `false` |" in text
 
 
 def test_a_wrong_command_line_would_be_seen():

@@ -81,7 +81,7 @@ class ObjectiveSection(Section):
 
     causal: the next token · masked: what is hidden (BERT) · spans, infilling: what is missing (T5, BART) · seq2seq: the
     target of a source · chat: the answers of conversations · dpo, orpo: the better one of two answers. With a `teacher`
-    the next four learn what a larger model thinks as well.
+    all but the last two learn what a larger model thinks as well.
     """
 
     kind: Literal["causal", "masked", "spans", "infilling", "seq2seq", "chat", "dpo", "orpo"] = "causal"
@@ -286,19 +286,20 @@ def dump_recipe(recipe: Recipe, sections: Sequence[str] = tuple(SECTIONS)) -> st
     blocks = []
     for section in sections:
         values = getattr(recipe, section).model_dump()
-        lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+        lines = [f"{key} = {toml_value(value)}" for key, value in values.items() if value is not None]
         blocks.append("\n".join([f"[{section}]", *lines]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         assert math.isfinite(value)
         return repr(value)
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     try:
         value.encode()
     except UnicodeEncodeError:
