@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from yanmo.plan.words import duration, rows
 from yanmo.tokens.batches import Batch
 from yanmo.tokens.pairs import PairBatch
 from yanmo.training.language import decoded, encoded, translated
+from yanmo.training.layerwise import Passage
 from yanmo.training.optimizer import Optimizer
 from yanmo.training.precision import lowered
 
@@ -141,16 +143,28 @@ def test_activations_of_recurrent_networks_are_near_enough(cell, packed):
     assert _ratio(config, "float32", packed) == pytest.approx(1, abs=0.06)
 
 
-def _ratio(config: Any, precision: str, packed: bool, rank: int = 0) -> float:
+@pytest.mark.parametrize("packed", [False, True], ids=["whole", "packed"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_recomputed_activations_are_what_the_layers_read(name, packed):
+    config = TransformerConfig(**SIZES, **SHAPES[name])
+    assert _ratio(config, "float32", packed, recompute=True) == pytest.approx(1, abs=0.02)
+
+
+def _ratio(config: Any, precision: str, packed: bool, rank: int = 0, recompute: bool = False) -> float:
     """Planned bytes over those of the tensors that a real forward saves, weights and the loss's own apart."""
     n_rows, columns, source = 3, 40, 24
     network = build(config).train()
     if rank:
         add_adapter(network, AdapterConfig(rank=rank))
     batch, forward = _batch(config, n_rows, columns, source, packed)
-    with lowered(network, getattr(torch, precision)):
-        saved = _saved(network, lambda: forward(network, batch))
+    passage, given = Passage(network, recompute=recompute), []
+    if recompute:  # masks, bias and rotation are held by the graph of a layer that is computed again, not saved
+        again = passage.way
+        passage.way = lambda layer, hidden, *others: given.extend(_tensors(others)) or again(layer, hidden, *others)
+    with lowered(network, getattr(torch, precision)), passage.open():
+        saved = _saved(network, lambda: forward(network, batch), given)
     shape = Shape(rows=n_rows, context=columns, precision=precision, packed=packed, source=source, rank=rank)
+    shape = dataclasses.replace(shape, recompute=recompute)
     tokens = n_rows * (columns + (source if config.kind == "encoder-decoder" else 0)) * (not rank)
     own = 3 * n_rows * columns * 8 - tokens * 8  # the batch, but the ids, which the embedding keeps
     return (activations(config, shape).kept - own) / saved
@@ -172,8 +186,19 @@ def _batch(config: Any, n_rows: int, columns: int, source: int, packed: bool) ->
     return batch, decoded
 
 
-def _saved(network: torch.nn.Module, forward: Any) -> int:
-    """Bytes of the tensors that a forward pass saves for backward, each storage once, weights apart."""
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested tuples and in dataclasses."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    inner = values if isinstance(values, tuple) else vars(values).values() if dataclasses.is_dataclass(values) else ()
+    return [tensor for value in inner for tensor in _tensors(value)]
+
+
+def _saved(network: torch.nn.Module, forward: Any, given: list[torch.Tensor]) -> int:
+    """Bytes of the tensors that a forward pass saves for backward, each storage once, weights apart.
+
+    given: others that live as long.
+    """
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -183,6 +208,8 @@ def _saved(network: torch.nn.Module, forward: Any) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
+    for tensor in given:
+        keep(tensor)
     return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in weights)
 
 

@@ -87,6 +87,7 @@ def activations(config: Config, shape: Shape) -> Activations:
         stored = layers * one
         if shape.recompute:
             stored = layers * shape.rows * columns * config.width * shape.size  # the input of each layer
+            stored += _shared(config, shape, columns, is_decoder)
             layer = max(layer, one)
         kept += stored + _embedding(config, shape, columns) + config.norm_final * _norm(config, shape, columns)
         layer = max(layer, shape.recompute * one + _workspace(config, shape, columns))
@@ -106,6 +107,19 @@ def _layer(c: TransformerConfig, s: Shape, columns: int, is_decoder: bool) -> fl
     if is_decoder and c.encoder_layers:
         total += _norm(c, s, columns) + n * c.width * s.size * (1 + bool(c.dropout))
         total += _attention(c, s, columns, s.source_columns, causal=False, cross=True)
+    return total
+
+
+def _shared(c: TransformerConfig, s: Shape, columns: int, is_decoder: bool) -> float:
+    """What all layers read beside their input, kept once where they are computed again: masks, and a bias."""
+    pairs = s.rows * columns * columns
+    windows = {window for window in c.windows if 0 < window < columns} if is_decoder else set()
+    whole = len(windows) < len(set(c.windows)) if is_decoder else True
+    total = float((len(windows) + whole) * pairs if s.packed else len(windows) * columns * columns)
+    if c.position == "relative":
+        total += pairs * c.n_heads * 4 + (pairs if is_decoder and not s.packed else 0)  # causality is written out
+    if is_decoder and c.encoder_layers:
+        total += s.rows * columns * s.source_columns
     return total
 
 
