@@ -26,6 +26,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -47,7 +48,7 @@ Batches = Any  # NamedTuples of tensors whose first dimension are rows (tokens/b
 
 TIMEOUT = timedelta(minutes=30)  # of one exchange of tensors: the slowest step, or the writing of a checkpoint
 PATIENCE = timedelta(days=7)  # of words: one rank may make a corpus while the others wait
-GATHERING = timedelta(seconds=30)  # until the others must have come to save, where one rank leaves
+GATHERING = 5.0  # seconds until the others must have come to save, where one rank leaves
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOST = re.compile(r"closed by peer|[Cc]onnection (was )?(reset|refused|closed)|[Bb]roken pipe|gloo|NCCL|[Tt]imed out")
 
@@ -65,25 +66,36 @@ def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is {count} and {missing[0]} is not set; start the processes with torchrun")
-    device = _device()
+    device, rank = _device(), os.environ["RANK"]
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        yield arrange(shard=shard, tensor_parallel=tensor_parallel)
+        store = next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=int(rank), world_size=count, timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise Error(
+            f"rank {rank} of {count} cannot meet the others at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
+            f"({_short(error)}); start all of them, with an address that all reach and a port that is free"
+        ) from error
+    try:
+        yield arrange(shard=shard, tensor_parallel=tensor_parallel, store=store)
         dist.barrier()
     except RuntimeError as error:
         if not lost(error):
             raise
         raise Error(
-            f"rank {os.environ['RANK']} of {count} lost contact with the others ({reason(error)}); the messages of the "
-            "others say why; the last checkpoint is intact, and the same command goes on from it"
+            f"rank {rank} of {count} lost contact with the others ({_short(error)}); the messages of the others say "
+            "why; the last checkpoint is intact, and the same command goes on from it"
         ) from error
     dist.destroy_process_group()
 
 
-def arrange(*, shard: str = "auto", tensor_parallel: int = 1) -> Ranks:
-    """The ranks of connected processes, neighbours sharing matrices; what cannot be arranged is a ConfigError."""
+def arrange(*, shard: str = "auto", tensor_parallel: int = 1, store: Any = None) -> Ranks:
+    """The ranks of connected processes, neighbours sharing matrices; what cannot be arranged is a ConfigError.
+
+    store: where the processes met; those of one `start` may be arranged several times.
+    """
     count = dist.get_world_size() if dist.is_initialized() else 1
     if count % tensor_parallel:
         raise ConfigError(
@@ -92,12 +104,17 @@ def arrange(*, shard: str = "auto", tensor_parallel: int = 1) -> Ranks:
         )
     if shard == "none" and tensor_parallel > 1:
         raise ConfigError('scale.tensor_parallel shares matrices, and scale.shard is "none"; set scale.shard=full')
-    return Ranks(count, shard if tensor_parallel == 1 else "full", tensor_parallel)
+    return Ranks(count, shard if tensor_parallel == 1 else "full", tensor_parallel, store)
 
 
 def lost(error: BaseException) -> bool:
     """Whether an error means that another rank is gone, not that this one made a mistake."""
     return isinstance(error, (dist.DistNetworkError, dist.DistBackendError)) or bool(LOST.search(str(error)))
+
+
+def _short(error: RuntimeError) -> str:
+    """The first sentence of a library's message, without the place in its source."""
+    return re.sub(r"^\[[^]]*\]\s*", "", reason(error)).partition(". ")[0]
 
 
 def _device() -> torch.device:
@@ -115,7 +132,7 @@ class Ranks:
     `partial`.
     """
 
-    def __init__(self, count: int = 1, shard: str = "none", tensor: int = 1) -> None:
+    def __init__(self, count: int = 1, shard: str = "none", tensor: int = 1, store: Any = None) -> None:
         self.count, self.shard, self.tensor = count, shard, tensor
         self.rank = dist.get_rank() if count > 1 else 0
         self.parts, self.part = count // tensor, self.rank // tensor
@@ -123,6 +140,7 @@ class Ranks:
         self.treated: dict[str, list[str]] | None = None  # the optimizer's groups, by names of parameters
         self.partial: set[str] = set()  # parameters of which each tensor neighbour computes a part of the gradient
         self.asked = self.stopping = False  # to stop: this process, and any of them
+        self.store = store  # where those are counted who have come to save
         self.mesh: Any = None
         self.words: Any = None
         if count > 1:
@@ -267,13 +285,18 @@ class Ranks:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def all_here(self) -> bool:
-        """Whether every rank has come to this point, so that they can save together: one may have left by an error."""
+    def all_here(self, point: str) -> bool:
+        """Whether every rank comes to this point, so that they can save together: one may have left by an error."""
         if self.alone:
             return True
+        key, deadline = f"yanmo/{point}", time.monotonic() + GATHERING
         try:
-            dist.monitored_barrier(self.words, GATHERING)
-        except RuntimeError:
+            self.store.add(key, 1)
+            while self.store.add(key, 0) < self.count:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.02)
+        except RuntimeError:  # the process that keeps the store has ended
             return False
         return True
 

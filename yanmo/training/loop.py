@@ -149,7 +149,7 @@ def train(
                 yield step
             loop.save()
         except (KeyboardInterrupt, GeneratorExit):
-            if ranks.all_here():
+            if ranks.all_here(f"{loop.run and loop.run.folder} {loop.step}"):
                 loop.save()
             raise
 
