@@ -15,8 +15,9 @@ PACKAGE = ROOT / "yanmo"
 
 BASE = {"errors", "files"}
 ROOMS = ["corpus", "tokens", "models", "training", "inference"]  # text flows from left to right
-BESIDE = {"runs", "recipe", "machine", "system", "hub", "page", "charts"}
-PARTS = {"machine": {"system"}, "charts": {"page"}}  # beside the rooms, and standing on another file there
+BESIDE = {"runs", "recipe", "machine", "system", "hub", "page", "charts", "runpage"}
+# beside the rooms, and standing on another file there
+PARTS = {"machine": {"system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
 DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "finetune", "cli"}
 TENSORS = {"models", "training", "inference", "tour", "pretrain", "finetune"}  # the command line imports these inside its verbs
 

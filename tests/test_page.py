@@ -230,3 +230,31 @@ def test_durations_bytes_and_operations_are_for_people() -> None:
 def test_chinese_text_is_marked_as_chinese() -> None:
     assert 'lang="zh"' in page.sample("研墨", [("model", "写字")])
     assert page.lang_of("ink") == ' lang=""'
+
+
+def test_a_spike_among_thousands_of_points_is_drawn():
+    points = [(float(x), 100.0 if x == 3217 else 1.0 + x % 7) for x in range(5000)]
+    for drawing in drawings(charts.line_chart([charts.Series("a", points)], "t", "x", "y")):
+        path = next(node.attrib["d"] for node in drawing.iter() if node.attrib.get("class") == "curve")
+        heights = [float(pair.split()[1]) for pair in re.split("[ML]", path) if pair]
+        assert len(heights) < 2 * charts.MAX_POINTS
+        assert min(heights) == 26.0  # the top of the axis, which is at 100
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_and_breaks_where_there_is_none():
+    band = [(0.0, 1.0, 3.0), (1.0, 2.0, 5.0), (2.0, math.nan, math.nan), (3.0, 0.0, 1.0)]
+    chart = charts.line_chart([charts.Series("a", [(0.0, 2.0), (3.0, 0.5)], band, missing=7)], "t", "x", "y")
+    assert "a: 7 values that cannot be drawn." in chart
+    for drawing in drawings(chart):
+        outlines = [node.attrib["d"] for node in drawing.iter() if node.attrib.get("class") == "band c0"]
+        assert [outline.count(" ") for outline in outlines] == [4, 2]
+
+
+def test_one_of_the_choices_is_open_and_each_button_has_its_name():
+    text = page.document("t", [page.choices("axis", "Over", [("steps", page.paragraph("a")), (HOSTILE, "b")])])
+    found = outline(text)
+    inputs = [value for tag, name, value in found.attributes if tag == "input" and name == "id"]
+    labels = [value for tag, name, value in found.attributes if tag == "label" and name == "for"]
+    assert inputs == labels == ["axis-0", "axis-1"]
+    assert text.count(" checked>") == 1
+    assert "script" not in found.tags

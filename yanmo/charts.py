@@ -9,7 +9,7 @@ In: series of numbers. Out: `Markup` of a figure with a caption, a title and a d
 
 Line and bar charts are drawn twice, at the width of a desk and of a phone; the style sheet shows the one that fits, so
 that the letters keep their size. A value that is not finite, beyond 1e30, or not positive on a logarithmic axis breaks
-the line and is counted in the caption.
+the line and is counted in the caption. A curve of many points is thinned so that its peaks stay.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ WIDE, NARROW = 940, 328  # the inner width of the page on a desk and on a phone 
 CHARACTER = 6.7  # the mean width of a character of the 12-pixel system font
 DASHES = ("", "7 4", "2 4", "10 4 2 4", "1 5", "12 5")
 LARGEST, SMALLEST = 1e30, 1e-30  # beyond these an axis has no exact ticks
+Runs = Sequence[Sequence[tuple[float, float]]]  # one curve, broken where a value is missing
 MAX_POINTS = 400  # a curve of more points than pixels is thinned for drawing
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve: points as (x, y)."""
+    """A named curve: points as (x, y).
+
+    `band`, (x, lowest, highest), is drawn behind a curve of means. `missing`: values that the points leave out.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float, float]] = ()
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,10 @@ def line_chart(
 ) -> Markup:
     """Curves over a common axis. Series without a drawable point stay in the legend, marked "no value"."""
     kept = [_drawable(one.points, log_x, log_y) for one in series]
-    dropped = [(one.name, missing) for one, (_, missing) in zip(series, kept) if missing]
+    counts = [(one.name, max(missing, one.missing)) for one, (_, missing) in zip(series, kept)]
+    dropped = [(name, count) for name, count in counts if count]
     curves = [[_thin(run) for run in runs] for runs, _ in kept]
+    bands = [_drawable_band(one.band, log_x, log_y) for one in series]
     points = [p for runs in curves for run in runs for p in run]
     remark = "".join(f" {name}: {count} value{'s' * (count > 1)} that cannot be drawn." for name, count in dropped)
     if not points:
@@ -105,9 +113,10 @@ def line_chart(
     names = [one.name if runs else f"{one.name} (no value)" for one, runs in zip(series, curves)]
 
     def draw(width: float) -> tuple[str, float]:
-        return _draw_lines(curves, names, (x_label, y_label), (log_x, log_y), width)
+        return _draw_lines((curves, bands), names, (x_label, y_label), (log_x, log_y), width)
 
-    return _figure(title, remark.strip(), [*_two_widths(draw, title, described), _legend(names)])
+    legend = [_legend(names)] if len(names) > 1 else []  # the title names a single curve
+    return _figure(title, remark.strip(), [*_two_widths(draw, title, described), *legend])
 
 
 def _drawable(
@@ -126,13 +135,32 @@ def _drawable(
     return [run for run in runs if run], missing
 
 
+def _drawable_band(band: Sequence[tuple[float, float, float]], log_x: bool, log_y: bool) -> Runs:
+    """The outlines of a band: along its highest values, and back along its lowest."""
+    runs: list[list[tuple[float, float, float]]] = [[]]
+    for x, low, high in band:
+        if _drawable([(x, low), (x, high)], log_x, log_y)[1]:
+            runs.append([])
+        else:
+            runs[-1].append((x, low, high))
+    return [[*((x, high) for x, _, high in run), *((x, low) for x, low, _ in reversed(run))] for run in runs if run]
+
+
 def _thin(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = math.ceil(len(run) / MAX_POINTS)
-    return run if stride <= 1 else [*run[:-1:stride], run[-1]]
+    """At most MAX_POINTS points, or a few more: of each span of the run the lowest and the highest stay."""
+    if len(run) <= MAX_POINTS:
+        return run
+    stride = math.ceil(len(run) / (MAX_POINTS // 2))
+    kept = [run[0]]
+    for at in range(0, len(run), stride):
+        span = range(at, min(at + stride, len(run)))
+        low, high = min(span, key=lambda i: run[i][1]), max(span, key=lambda i: run[i][1])
+        kept += [run[i] for i in sorted({low, high})]
+    return [*kept, run[-1]]
 
 
 def _draw_lines(
-    curves: Sequence[Sequence[Sequence[tuple[float, float]]]],
+    drawn: tuple[Sequence[Runs], Sequence[Runs]],
     names: Sequence[str],
     labels: tuple[str, str],
     logs: tuple[bool, bool],
@@ -140,7 +168,8 @@ def _draw_lines(
 ) -> tuple[str, float]:
     narrow = width < 600
     height = 250.0 if narrow else 360.0
-    points = [p for runs in curves for run in runs for p in run]
+    curves, bands = drawn
+    points = [p for part in drawn for runs in part for run in runs for p in run]
     x_ticks, y_ticks = (
         (log_ticks if logs[i] else linear_ticks)(
             min(p[i] for p in points), max(p[i] for p in points), 5 if narrow and i == 0 else 7
@@ -149,7 +178,8 @@ def _draw_lines(
     )
     y_names = tick_labels(y_ticks)
     left = max(len(name) for name in y_names) * CHARACTER + 12
-    right = 14.0 if narrow else min(max(len(name) for name in names) * CHARACTER * 1.08 + 18, 230.0)
+    named = not narrow and len(names) > 1
+    right = min(max(len(name) for name in names) * CHARACTER * 1.15 + 18, 230.0) if named else 14.0
     top, bottom = 26.0, 44.0
     x_high = max(p[0] for p in points) if not logs[0] else x_ticks[-1]
     x = Axis(x_ticks[0], x_high if x_high > x_ticks[0] else x_ticks[-1], left, width - right, logs[0])
@@ -169,14 +199,18 @@ def _draw_lines(
             )
             out.append(f'<text x="{x(tick):.1f}" y="{base + 18:.1f}" text-anchor="middle">{name}</text>')
     out.append(f'<text x="{width - right:.1f}" y="{height - 8:.1f}" text-anchor="end">{escape(labels[0])}</text>')
+    for index, runs in enumerate(bands):
+        for run in runs:
+            outline = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in run) + "Z"
+            out.append(f'<path class="band c{index % 6}" d="{outline}"/>')
     for index, runs in enumerate(curves):
         out.append(_curve(index, [[(x(a), y(b)) for a, b in run] for run in runs]))
-    if not narrow:
+    if named:
         out += _end_labels([(runs[-1][-1] if runs else None) for runs in curves], names, x, y)
     return "".join(out), height
 
 
-def _curve(index: int, runs: Sequence[Sequence[tuple[float, float]]]) -> str:
+def _curve(index: int, runs: Runs) -> str:
     """A curve with about six marks, so that it is told apart without colour."""
     out = [f'<g class="c{index % 6}">']
     dash = f' stroke-dasharray="{DASHES[index % 6]}"' if DASHES[index % 6] else ""

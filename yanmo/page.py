@@ -8,6 +8,7 @@ well on a phone, on a screen, in the dark and on paper, and shows Chinese and En
     paragraph, note, code, commands
     cards         a row of big numbers
     facts         a list of names and values
+    choices       the same thing in several forms, of which a reader sees one
     table         numbers to the right; scrolls inside its own box
     sample        a prompt and how it was continued
     number, duration, nbytes, flops      figures for people
@@ -143,6 +144,21 @@ def facts(items: Mapping[str, object]) -> Markup:
     """Names and values, one pair a line."""
     lines = [f"<div><dt>{escape(name)}</dt><dd>{escape(figure(value))}</dd></div>" for name, value in items.items()]
     return Markup(f'<dl class="facts">{"".join(lines)}</dl>')
+
+
+def choices(name: str, label: str, options: Sequence[tuple[str, object]]) -> Markup:
+    """One of up to four forms of the same thing, by buttons that need no script; `name` is unique on the page."""
+    assert 1 <= len(options) <= 4, "the style sheet knows four"
+    buttons = []
+    for index, (title, _) in enumerate(options):
+        key = f"{name}-{index}"
+        checked = " checked" if index == 0 else ""
+        buttons.append(f'<input type="radio" name="{escape(name)}" id="{escape(key)}"{checked}>')
+        buttons.append(f'<label for="{escape(key)}">{escape(title)}</label>')
+    forms = [f'<div class="choice">{escape(form)}</div>' for _, form in options]
+    about = f'<span class="about">{escape(label)}</span>'
+    group = f'role="group" aria-label="{escape(label)}"'
+    return Markup(f'<div class="choices" {group}>{about}{"".join(buttons)}{"".join(forms)}</div>')
 
 
 def table(

@@ -79,6 +79,7 @@ class Plan:
             "flops_executed": self.flops_executed,
             "device": self.device.name,
             "device_title": self.device.title,
+            "device_kind": self.device.kind,
             "count": self.setting.count,
             "settings": {**vars(self.setting), "rank": self.rank, "optimizer": self.subject.optimizer},
             "utilisation": self.utilisation,
