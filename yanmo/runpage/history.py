@@ -23,15 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yanmo import runs
+
 SPANS = 240  # of a curve at most, and then half as many; a chart has 300 to 900 pixels
 FIELDS = 48  # curves at most; more names than that are no run's
 LONGEST = 1 << 20  # bytes of a line
 PLACE = ("step", "tokens", "seconds")
-# what is a better score, in the order in which it is looked for: (field, whether more is better)
-SCORES = (
-    *(("bits_per_byte", False), ("valid_loss", False), ("accuracy", True), ("valid_accuracy", True)),
-    ("loss", False),
-)
+# by which field an evaluation is the best, and whether more is better: a run's own scores come first
+SCORES = (*((name, False) for name in runs.SCORES), ("accuracy", True), ("valid_accuracy", True), ("loss", False))
 
 
 @dataclass
