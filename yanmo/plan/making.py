@@ -123,11 +123,11 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     found = read_subject(subject, wanted.overrides)
     place = devices.find(device) if isinstance(device, str) else device
     setting = Setting(
-        rows=wanted.batch or found.rows,
+        rows=wanted.batch or _rows(found, count),
         accumulation=found.accumulation,
         context=wanted.context or found.context,
         precision=_precision(found, wanted, place),
-        recompute=wanted.recompute,
+        recompute=wanted.recompute or found.recompute,
         count=count,
     )
     _check_context(found, setting.context)
@@ -140,6 +140,24 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     if made.fits:
         return made
     return replace(made, nearest=_nearest(found, wanted, place, made))
+
+
+def _rows(subject: Subject, count: int) -> int:
+    """Rows of one device: `rows` of a recipe are those of the whole run, of which each device takes its share."""
+    if subject.kind != "recipe":
+        return subject.rows
+    if count % subject.tensor_parallel:
+        raise InputError(
+            f"count is {count}, no multiple of scale.tensor_parallel = {subject.tensor_parallel}; change one of them"
+        )
+    parts = count // subject.tensor_parallel
+    if subject.rows % parts:
+        more = subject.rows + parts - subject.rows % parts
+        raise InputError(
+            f"train.rows is {subject.rows}, which {parts:,} devices cannot share evenly; set train.rows={more}, "
+            "or another count"
+        )
+    return subject.rows // parts
 
 
 def _precision(subject: Subject, wishes: Wishes, device: Device) -> str:
@@ -211,8 +229,8 @@ def _make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, me
     memory = _memory(subject, wishes, device, setting)
     if setting.count > 1:
         notes.append(
-            f"weights, gradients and optimizer are split over the {setting.count:,} devices (FSDP), rows are not "
-            "shared; the time to talk to each other is part of the utilisation"
+            f"weights, gradients and optimizer are split over the {setting.count:,} devices (FSDP), each has rows of "
+            "its own; the time to talk to each other is part of the utilisation"
         )
     return Plan(
         subject=subject,
@@ -254,7 +272,8 @@ def _tokens(subject: Subject, wishes: Wishes, setting: Setting, n: int, speed: f
     if wishes.tokens is not None:
         return wishes.tokens
     if subject.steps is not None:
-        return float(subject.steps * setting.rows * setting.context * setting.accumulation * setting.count)
+        rows = setting.rows * (setting.count // subject.tensor_parallel)
+        return float(subject.steps * rows * setting.context * setting.accumulation)
     if subject.minutes is not None:
         return speed * subject.minutes * 60
     if subject.tokens is not None:

@@ -42,6 +42,8 @@ class Subject:
     precision: str = "auto"
     packed: bool = False
     can_recompute: bool = True
+    recompute: bool = False
+    tensor_parallel: int = 1  # devices that share the rows of one
     published: Published | None = None
 
     @property
@@ -152,6 +154,8 @@ def _of_recipe(recipe: Recipe, name: str) -> Subject:
         precision=train.precision,
         packed=True,
         can_recompute="recompute" in TrainSection.model_fields,
+        recompute=train.recompute,
+        tensor_parallel=recipe.scale.tensor_parallel,
     )
 
 

@@ -55,7 +55,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "batch",
         (
-            f"{setting.rows} × {setting.context:,} tokens, {setting.accumulation} per step"
+            f"{setting.rows} × {setting.context:,} tokens{each}, {setting.accumulation} per step"
             f"{', recomputed activations' if setting.recompute else ''}"
         ),
     )
