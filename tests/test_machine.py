@@ -144,6 +144,18 @@ def test_peak_memory_sees_an_allocation():
     assert 60 * 2**20 < int(done.stdout) < 70 * 2**20
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak can be counted anew on Linux alone")
+def test_memory_in_use_counts_from_where_training_begins():
+    code = (
+        "from yanmo import machine; block = b'x' * (96 * 2**20); del block; before = machine.memory_in_use();"
+        "assert machine.reset_memory_in_use('cpu'); begun = machine.memory_in_use();"
+        "block = b'x' * (48 * 2**20); print(before - begun, machine.memory_in_use() - begun)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    forgotten, used = map(int, done.stdout.split())
+    assert forgotten > 64 * 2**20 and 40 * 2**20 < used < 64 * 2**20
+
+
 # --- speeds
 
 

@@ -6,6 +6,7 @@ In: what the system says (system.py), torch, imported inside, for the measured s
     measured_bandwidth, measured_peak     bytes/s of reading, FLOP/s of a matrix product: the best of several runs
     gpus, extras                          accelerators; optional packages and what a missing one would give
     environment                           what a run folder records
+    memory_in_use, reset_memory_in_use    bytes that a run has held at most, on a CPU or an accelerator
     peak_memory                           bytes (from system.py)
 """
 
@@ -26,7 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from yanmo import __version__
 from yanmo.errors import InputError
-from yanmo.system import Cores, Memory, compiler, cores, cpu_name, instruction_sets, last_cache, memory, peak_memory
+from yanmo.system import (
+    Cores,
+    Memory,
+    compiler,
+    cores,
+    cpu_name,
+    instruction_sets,
+    last_cache,
+    memory,
+    peak_memory,
+    reset_peak_memory,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +52,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 EXTRAS = {
     "corpus": "Parquet corpora, and clean text out of HTML pages and web archives",
     "chinese": "the words of Chinese text, for masking whole words",
+    "tensorboard": "event files for TensorBoard, and TensorBoard itself",
     "all": "everything that a user of the README needs",
     "test": "the test suite: pytest -q",
     "bench": "the peers that `python -m benchmarks` measures against",
@@ -210,6 +223,33 @@ def gpus() -> list[dict[str, Any]]:
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": cpu_name(), "memory": None})
     return found
+
+
+def memory_in_use(device: str | torch.device = "cpu") -> int:
+    """The most bytes that training has held on a device since `reset_memory_in_use`, or since the process began.
+
+    On CUDA those of torch's allocator, without the driver's own; elsewhere those of the process. It takes about 50 µs.
+    """
+    kind = str(device).partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_reserved(device)
+    return peak_memory()
+
+
+def reset_memory_in_use(device: str | torch.device = "cpu") -> bool:
+    """Count from now on, so that what was made before training is no part of it; False where the system cannot.
+
+    Outside Linux the peak of a process is one for its whole life.
+    """
+    kind = str(device).partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    return reset_peak_memory()
 
 
 def extras() -> list[Extra]:

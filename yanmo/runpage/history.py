@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def _take_score(history: History, record: dict[str, Any]) -> None:
         history.best = record
 
 
-def is_training(record: dict[str, Any]) -> bool:
+def is_training(record: Mapping[str, Any]) -> bool:
     """Whether a line of metrics.jsonl is a training step, not an evaluation."""
     return "learning_rate" in record
 
