@@ -4,10 +4,12 @@ B rows, T columns, W width, V vocabulary, L labels
 
 causal      hidden → words (through the embedding where it is tied)
 masked      hidden → dense, activation, norm → words (Devlin et al. 2019; RoBERTa the same)
-sequence    one token of the row → (dense, tanh) → labels
+sequence    one token of each document → (dense, tanh) → labels
 token       each token → labels
 span        each token → start and end
 none        nothing; an encoder may keep its pooler, so that it is saved as it came
+
+Documents of a row (docs/design.md, Ids, masks) are labelled one by one, row by row; without a mask a row is one.
 """
 
 from __future__ import annotations
@@ -52,29 +54,39 @@ class Head(nn.Module):
         return F.linear(hidden, weight, bias) if self.adapted is None else self.adapted(hidden, weight, bias)
 
     def labels(self, hidden: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return (B, L) for a sequence head, (B, T, L) for a token or span head."""
+        """Return (D, L) for a sequence head, D documents, (B, T, L) for a token or span head."""
         if self.config.head not in LABEL_HEADS:
             raise InputError(f"this model has the head {self.config.head!r}, which gives no labels; use logits")
         if self.config.head == "sequence":
-            hidden = hidden[torch.arange(len(ids), device=ids.device), self._place(ids, mask)]  # (B, W)
+            hidden = hidden.flatten(0, 1)[self._places(ids, mask)]  # (D, W)
             if self.config.pooler:
                 hidden = torch.tanh(self.dense(self._drop(hidden)))
         return self.out(self._drop(hidden))
 
-    def _place(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The column of the token that stands for each row: its first, its last, or its last end of text."""
-        order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    def _places(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The place in the flattened rows of the token that stands for each document: its first, last, or last end."""
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask > 0
+        starts = document_starts(real.long() if mask is None else mask)
+        starts[:, 0] |= ~real.any(1)  # a row without a token has scores too, as it had a place in the batch
+        first = starts.flatten().nonzero().squeeze(1)  # (D,)
         if self.config.pool == "first":
-            return real.long().argmax(1)
+            return first
+        ends = real
         if self.config.pool == "eos":
             ends = torch.isin(ids, torch.tensor(self.config.eos_ids, device=ids.device)) & real
-            if not bool(ends.any(1).all()):
-                row = int((~ends.any(1)).nonzero()[0])
-                raise InputError(f"row {row} has no end token {self.config.eos_ids}, which this head reads; add it")
-            real = ends
-        return torch.where(real, order, -1).amax(1).clamp(min=0)
+        places = torch.where(ends.flatten(), torch.arange(ids.numel(), device=ids.device), -1)
+        document = (starts.flatten().cumsum(0) - 1).clamp(min=0)  # padding in front has the place -1
+        last = torch.full_like(first, -1).scatter_reduce(0, document, places, "amax")
+        if self.config.pool == "eos" and bool((last < 0).any()):
+            row = int(first[int((last < 0).nonzero()[0])]) // ids.shape[1]
+            raise InputError(f"row {row} has no end token {self.config.eos_ids}, which this head reads; add it")
+        return torch.where(last < 0, first, last)
 
     def _drop(self, hidden: Tensor) -> Tensor:
         rate = self.config.classifier_dropout
         return F.dropout(hidden, rate) if self.training and rate else hidden
+
+
+def document_starts(mask: Tensor) -> Tensor:
+    """Return where a document of the mask (B, T) has its first token, bool; numbers of a row must not decrease."""
+    return mask > F.pad(mask.cummax(1).values[:, :-1], (1, 0))

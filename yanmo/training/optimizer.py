@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.errors import FileError
+from yanmo.models.config import LABEL_HEADS
 from yanmo.training.sharded import local
 
 MUON_MOMENTUM = 0.95
@@ -170,6 +171,8 @@ def _used_by_logits(network: Any) -> set[int]:
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
         return set()
+    if network.config.head in LABEL_HEADS:
+        return {id(p) for p in network.head.parameters()}
     width = network.config.width
     with torch.enable_grad():
         dtype = next(network.parameters()).dtype  # of the base: adapters may have another
