@@ -16,32 +16,27 @@ float32, and keeps its weights; dropout keeps its mask as numbers. GPUs keep les
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from yanmo.models.config import RecurrentConfig, TransformerConfig
-from yanmo.plan.count import GATES, Config, head_matrices
+from yanmo.plan.count import GATES, PLAIN, adapted, head_matrices, layer_matrices
+from yanmo.plan.method import Adapter, Config, Method
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK = 1 << 23  # logits that exist at once (training/objectives.py)
 INDEX = 8  # bytes of a token number
+TAUGHT = 24  # bytes of a logit more where a teacher has one too, as measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A micro-batch on one device. `packed`: rows hold several documents, so that attention takes a mask.
-
-    source: columns of the encoder's side of an encoder-decoder. target_share: tokens that have a target. adapter: the
-    base is frozen.
-    """
+    """A micro-batch on one device. context: columns of the side that predicts; source: of the other, if any."""
 
     rows: int
     context: int
     precision: str = "float32"
-    packed: bool = True
     source: int = 0  # 0: as many as context
-    target_share: float = 1.0
     recompute: bool = False
-    rank: int = 0
 
     @property
     def source_columns(self) -> int:
@@ -68,12 +63,56 @@ class Activations:
     layer: float
 
 
-def activations(config: Config, shape: Shape) -> Activations:
+@dataclass(frozen=True)
+class _Kept:
+    """Which matrices of a layer keep what they read: for their own gradient, or for their adapter's.
+
+    low: numbers between an adapter's two matrices, for a column, by part. long: of DoRA, what the matrices write.
+    """
+
+    stream: bool = True  # query, key or value
+    output: bool = True
+    up: bool = True
+    down: bool = True
+    low: dict[str, int] = field(default_factory=dict)
+    long: dict[str, int] = field(default_factory=dict)
+
+    def low_rank(self, part: str, columns: int, others: int = 0) -> int:
+        """Numbers of the adapters of a part: of its own columns, and of those of the memory that key and value read."""
+        numbers = 0
+        for name, width in (*self.low.items(), *self.long.items()):
+            if name.startswith(part):
+                numbers += width * (others if others and name.split(".")[1] in ("key", "value") else columns)
+        return numbers
+
+
+def _kept(config: TransformerConfig, adapter: Adapter | None) -> _Kept:
+    """The layers that have adapters are taken to be all; the names are those of count.named_matrices."""
+    if adapter is None:
+        return _Kept()
+    low: dict[str, int] = {}
+    long: dict[str, int] = {}
+    for name, _, out in adapted(config, adapter.targets):
+        part = ".".join(name.split(".")[-2:])
+        low[part] = adapter.rank
+        if adapter.lengths:
+            long[part] = 2 * out
+    return _Kept(
+        stream=bool({"attention.query", "attention.key", "attention.value"} & low.keys()),
+        output="attention.out" in low,
+        up=bool({"ffn.gate", "ffn.up"} & low.keys()),
+        down="ffn.down" in low,
+        low=low,
+        long=long,
+    )
+
+
+def activations(config: Config, shape: Shape, method: Method = PLAIN) -> Activations:
     """What a micro-batch needs besides weights, gradients and optimizer."""
-    loss = _head(config, shape)
+    loss = _head(config, shape, method)
     batch = 3 * shape.tokens * INDEX  # ids, targets, mask
     if isinstance(config, RecurrentConfig):
-        kept, layer = _recurrent(config, shape)
+        kept, layer = _recurrent(config, shape, method.packed)
         return Activations(kept + batch, loss, layer)
     sides = []
     if config.encoder_layers:
@@ -82,50 +121,50 @@ def activations(config: Config, shape: Shape) -> Activations:
         sides.append((config.decoder_layers, shape.context, True))
     kept = float(batch)
     layer = 0.0
+    reads = _kept(config, method.adapter)
     for layers, columns, is_decoder in sides:
-        one = _layer(config, shape, columns, is_decoder)
-        stored = layers * one
+        one = _layer(config, shape, method, reads, columns)
+        stored = layers * one[is_decoder]
         if shape.recompute:
             stored = layers * shape.rows * columns * config.width * shape.size  # the input of each layer
-            stored += _shared(config, shape, columns, is_decoder)
-            layer = max(layer, one)
+            stored += _shared(config, shape, columns, method.packed, is_decoder)
+            layer = max(layer, one[is_decoder])
         kept += stored + _embedding(config, shape, columns) + config.norm_final * _norm(config, shape, columns)
-        layer = max(layer, shape.recompute * one + _workspace(config, shape, columns))
-        if shape.rank:  # before the first adapter nothing is kept
+        layer = max(layer, shape.recompute * one[is_decoder] + _workspace(config, shape, columns))
+        if method.adapter:  # before the first adapter nothing is kept
             kept -= _norm(config, shape, columns) * ((config.norm_order == "pre") + config.norm_embedding)
         if is_decoder and config.encoder_layers:
             kept += shape.rows * shape.source_columns * config.width * shape.size  # the memory
+    if method.adapter and method.adapter.bits:
+        layer += max(i * o for i, o in layer_matrices(config)) * (2 * shape.size + 2)  # one matrix, unpacked
     return Activations(kept, loss, layer)
 
 
-def _layer(c: TransformerConfig, s: Shape, columns: int, is_decoder: bool) -> float:
+def _layer(c: TransformerConfig, s: Shape, method: Method, reads: _Kept, columns: int) -> tuple[float, float]:
+    """What a layer of `columns` keeps, of an encoder and of a decoder."""
     n = s.rows * columns
-    total = 2 * _norm(c, s, columns) + (1 + _reads(c, s)) * n * c.width * s.size  # what the two parts read
+    total = 2 * _norm(c, s, columns) + (reads.stream + reads.up) * n * c.width * s.size  # what the two parts read
     total += 2 * n * c.width * s.size * bool(c.dropout)
-    total += _attention(c, s, columns, columns, causal=is_decoder)
-    total += _feed_forward(c, s, n)
-    if is_decoder and c.encoder_layers:
-        total += _norm(c, s, columns) + n * c.width * s.size * (1 + bool(c.dropout))
-        total += _attention(c, s, columns, s.source_columns, causal=False, cross=True)
-    return total
+    total += _feed_forward(c, s, n, reads)
+    encoder = total + _attention(c, s, method, reads, (columns, columns))
+    decoder = total + _attention(c, s, method, reads, (columns, columns), causal=True)
+    if c.encoder_layers and c.decoder_layers:
+        decoder += _norm(c, s, columns) + n * c.width * s.size * (reads.stream + bool(c.dropout))
+        decoder += _attention(c, s, method, reads, (columns, s.source_columns), cross=True)
+    return encoder, decoder
 
 
-def _shared(c: TransformerConfig, s: Shape, columns: int, is_decoder: bool) -> float:
+def _shared(c: TransformerConfig, s: Shape, columns: int, packed: bool, is_decoder: bool) -> float:
     """What all layers read beside their input, kept once where they are computed again: masks, and a bias."""
     pairs = s.rows * columns * columns
     windows = {window for window in c.windows if 0 < window < columns} if is_decoder else set()
     whole = len(windows) < len(set(c.windows)) if is_decoder else True
-    total = float((len(windows) + whole) * pairs if s.packed else len(windows) * columns * columns)
+    total = float((len(windows) + whole) * pairs if packed else len(windows) * columns * columns)
     if c.position == "relative":
-        total += pairs * c.n_heads * 4 + (pairs if is_decoder and not s.packed else 0)  # causality is written out
+        total += pairs * c.n_heads * 4 + (pairs if is_decoder and not packed else 0)  # causality is written out
     if is_decoder and c.encoder_layers:
         total += s.rows * columns * s.source_columns
     return total
-
-
-def _reads(c: TransformerConfig, s: Shape) -> bool:
-    """Whether every matrix keeps what it reads: for its own gradient or its adapter's; else query and value do."""
-    return not s.rank or c.kind == "decoder"
 
 
 def _norm(c: TransformerConfig, s: Shape, columns: int, width: int = 0, vectors: int = 0) -> float:
@@ -134,46 +173,52 @@ def _norm(c: TransformerConfig, s: Shape, columns: int, width: int = 0, vectors:
     return vectors * (width + (2 if c.norm == "layer" else 1)) * s.size  # the input, or what was normalised; scales
 
 
-def _attention(c: TransformerConfig, s: Shape, columns: int, keys: int, *, causal: bool, cross: bool = False) -> float:
+def _attention(
+    c: TransformerConfig,
+    s: Shape,
+    method: Method,
+    reads: _Kept,
+    sizes: tuple[int, int],
+    *,
+    causal: bool = False,
+    cross: bool = False,
+) -> float:
+    """One attention; sizes: columns of its queries and of its keys."""
+    columns, keys = sizes
     n, m = s.rows * columns, s.rows * keys
     queries, e = c.n_heads * c.head_width, s.size
-    low = (2 * n + 2 * m if _reads(c, s) else n + m) * s.rank * e  # what lies between an adapter's two matrices
-    biased = c.position == "relative" and not cross and not s.rank
-    total = float(low)
+    biased = c.position == "relative" and not cross and not method.adapter
+    total = float(reads.low_rank("cross" if cross else "attention", n, m) * e)
     if c.norm_query_key and not cross:
         total += _norm(c, s, columns, c.head_width, n * c.n_heads) + _norm(c, s, keys, c.head_width, m * c.n_kv_heads)
-    if biased or c.attention_dropout:
-        total += (
-            n + 2 * m
-        ) * queries * 4 + n * queries * e  # scaled query and key, value; what the output matrix reads
+    if biased or c.attention_dropout:  # scaled query and key, value; what the output matrix reads
+        total += (n + 2 * m) * queries * 4 + n * queries * e
         weights = s.rows * c.n_heads * columns * keys * 4
         total += weights * (3 if c.attention_dropout else 1)
-        if biased and s.packed:
+        if biased and method.packed:
             total += s.rows * columns * keys  # which scores are hidden
         return total
     total += (2 * n + 2 * m) * queries * e + n * c.n_heads * 4
     if c.norm_query_key and c.norm == "layer" and not cross:
-        total += n * queries * e * _reads(c, s)  # the output, in the order that its matrix reads
+        total += n * queries * e * reads.output  # the output, in the order that its matrix reads
     windowed = causal and any(0 < window < columns for window in c.windows)
-    if s.rank and c.position == "relative" and not cross:  # the bias learns nothing, and is a mask of every head
+    if method.adapter and c.position == "relative" and not cross:  # the bias learns nothing: a mask of every head
         total += s.rows * c.n_heads * columns * keys * e
-    elif s.packed or cross:  # the memory's mask is always given
+    elif method.packed or cross:  # the memory's mask is always given
         total += s.rows * columns * keys * e
     elif windowed:
         total += columns * keys * e
     return total
 
 
-def _feed_forward(c: TransformerConfig, s: Shape, n: int) -> float:
+def _feed_forward(c: TransformerConfig, s: Shape, n: int, reads: _Kept) -> float:
     inner = n * c.ffn_width * s.size
     saved_before = 0 if c.activation in ("relu", "tanh") else 1  # these two save what they return
     copies = 1 + saved_before + (2 if c.gated else 0)
     if c.activation == "relu_squared":
         copies = 2 + (2 if c.gated else 0)
-    low = 0.0
-    if s.rank and _reads(c, s):
-        low = n * s.rank * s.size * (3 if c.gated else 2)
-    unread = not _reads(c, s) and (c.gated or saved_before)
+    low = reads.low_rank("ffn", n) * s.size
+    unread = not reads.down and (c.gated or saved_before)
     return (copies - unread + bool(c.activation_dropout)) * inner + low
 
 
@@ -199,7 +244,7 @@ def _workspace(c: TransformerConfig, s: Shape, columns: int) -> float:
     return n * (max(inner, attended) + 2 * c.width) * s.size
 
 
-def _recurrent(c: RecurrentConfig, s: Shape) -> tuple[float, float]:
+def _recurrent(c: RecurrentConfig, s: Shape, packed: bool) -> tuple[float, float]:
     """What the cells keep, and their gradients in a layer.
 
     In rows of several documents torch runs step by step and keeps gates and states. A batch of whole rows runs an LSTM
@@ -208,7 +253,7 @@ def _recurrent(c: RecurrentConfig, s: Shape) -> tuple[float, float]:
     n, r, e = s.tokens, c.hidden_width, s.size
     per_state = {"rnn": 1.1, "gru": 7.1, "lstm": 7.1}[c.cell]
     inputs = c.width + (c.layers - 1) * r
-    if c.cell == "lstm" and not s.packed:
+    if c.cell == "lstm" and not packed:
         per_state = 6.5
         inputs = c.width + (c.layers - 1) * r * bool(c.dropout)  # else a layer reads what the one before has saved
     kept = n * (inputs + c.layers * per_state * r) * e
@@ -218,15 +263,17 @@ def _recurrent(c: RecurrentConfig, s: Shape) -> tuple[float, float]:
     return kept, n * (2 * r + GATES[c.cell] * r) * e
 
 
-def _head(config: Config, s: Shape) -> float:
+def _head(config: Config, s: Shape, method: Method) -> float:
     """Hidden, logits, log-probabilities in float32, and their matrix's gradient where it is summed over chunks."""
-    targets = max(1, round(s.tokens * s.target_share))
+    targets = max(1, round(s.tokens * method.targets))
     classes = config.output_size
     hidden = targets * config.width * s.size * (4 if config.head == "masked" else 1)  # dense layer, activation, norm
-    logits = (
-        min(targets, max(1, CHUNK // classes)) * classes * (8 if s.size == 4 else 8 + s.size)
-    )  # bfloat16 is copied first
+    # bfloat16 is copied first; a teacher has logits too, and both are softened, logarithms taken, compared
+    each = (8 if s.size == 4 else 8 + s.size) + TAUGHT * method.taught
+    logits = min(targets, max(1, CHUNK // classes)) * classes * each
+    if method.taught and method.reference is not None:
+        hidden += targets * method.reference.width * 4
     if targets <= max(1, CHUNK // classes):
         return hidden + logits
-    sums = 0 if s.rank else 2 * head_matrices(config) * 4  # of all chunks, and of the present one
+    sums = 0 if method.adapter else 2 * head_matrices(config) * 4  # of all chunks, and of the present one
     return 2 * hidden + logits + sums

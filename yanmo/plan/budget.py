@@ -1,6 +1,6 @@
 """How much memory a model needs, by kind, in training and in inference, per device.
 
-In: a config, the shape of a micro-batch, how it is trained. Out: Memory, in bytes.
+In: a config, the shape of a micro-batch, the method of training. Out: Memory, in bytes.
 
     training_memory     the peak of a training step: the largest of its moments
     inference_memory    weights, cache, logits and one layer's work
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from yanmo.models.config import RecurrentConfig
 from yanmo.plan.activations import BYTES, INDEX, Activations, Shape, activations
-from yanmo.plan.count import Config, adapted, adapter_parameters, layer_matrices, parameters
+from yanmo.plan.count import PLAIN, adapted, adapter_parameters, layer_matrices, packed_bytes, parameters
+from yanmo.plan.method import Config, Method
 
 MASTER = 4  # bytes of a weight, a gradient and each state of the optimizer, in float32
 GATHERED = 2  # layers that exist whole at once with FSDP: the one at work and the next
@@ -35,16 +36,10 @@ FRAMEWORK = {"cpu": 0.35e9, "cuda": 1.0e9, "mps": 0.5e9}
 HELD_FREE = {"cpu": (0.30, 30e6), "cuda": (0.05, 0.0), "mps": (0.05, 0.0)}
 HELD_FREE_ADAPTED = 0.75
 BLOCK = 32 * 2**20
-KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "allocator", "framework")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How the loop treats a micro-batch: micro-batches per step, optimizer, devices that share the weights."""
-
-    accumulation: int = 1
-    optimizer: str = "adamw"
-    shards: int = 1
+KINDS = (
+    *("weights", "reference", "gradients", "optimizer", "average"),
+    *("activations", "logits", "cache", "allocator", "framework"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,40 +64,40 @@ class Memory:
         return {**{kind: round(size) for kind, size in self.kinds.items()}, "total": round(self.total)}
 
 
-def training_memory(config: Config, shape: Shape, training: Training, device: str = "cpu") -> Memory:
-    """The peak of a training step on one device of the kind "cpu", "cuda" or "mps"."""
-    n, size = parameters(config), shape.size
-    trained = adapter_parameters(config, shape.rank) if shape.rank else n
-    total = n + (trained if shape.rank else 0)
-    low = size < MASTER
-    shards = training.shards
-    copies = 0.0
-    if low:  # the weights of the step, cast once; with FSDP only of the layers at work
-        copies = size * (total if shards == 1 else min(total, GATHERED * largest_layer(config)))
-    elif shards > 1:
-        copies = MASTER * min(total, GATHERED * largest_layer(config))
-    weights = MASTER * total / shards + copies
+def training_memory(
+    config: Config, shape: Shape, method: Method = PLAIN, device: str = "cpu", *, accumulation: int = 1, shards: int = 1
+) -> Memory:
+    """The peak of a training step on one device of the kind "cpu", "cuda" or "mps".
+
+    accumulation: micro-batches of a step. shards: devices that share weights, gradients and optimizer.
+    """
+    size, several = shape.size, accumulation > 1
+    weights, trained = training_weights(config, method, size, shards)
     gradients = MASTER * trained / shards
-    states = MASTER * optimizer_states(config, training.optimizer, trained) / shards
-    work = activations(config, shape)
-    batches = 3 * shape.tokens * INDEX * (training.accumulation - 1)
-    earlier = gradients if training.accumulation > 1 else 0.0
-    again = tied_twice(config, shape) * size / shards  # what the embedding and the tied output send to one gradient
-    fresh = size * trained / shards if low or training.accumulation > 1 else 0.0
-    if not low and training.accumulation > 1:
-        fresh = MASTER * largest_matrix(config, shape.rank) / shards  # added to the sum one by one
+    states = MASTER * optimizer_states(config, method, trained) / shards
+    average = MASTER * trained / shards * method.ema
+    reference = 0.0 if method.reference is None else MASTER * parameters(method.reference) / shards
+    work = activations(config, shape, method)
+    batches = 3 * shape.tokens * INDEX * (accumulation - 1)
+    earlier = gradients if several else 0.0
+    again = tied_twice(config, method) * size / shards  # what the embedding and the tied output send to one gradient
+    fresh = size * trained / shards if size < MASTER or several else 0.0
+    if size == MASTER and several:
+        fresh = MASTER * largest_matrix(config, method) / shards  # added to the sum one by one
     used = work.kept + max(work.loss, work.layer) + earlier
-    free = _held_free(device, used, shape.tokens * config.width * size, shape.rank)
-    base = weights + states + FRAMEWORK[device] + batches + free
+    free = _held_free(device, used, shape.tokens * config.width * size, method)
+    base = weights + states + average + reference + FRAMEWORK[device] + batches + free
     moments = {
         "loss": base + earlier + work.kept + max(work.loss, work.layer),
         "gradients": base + gradients + max(fresh, again) + _embedded(work, config),
-        "update": base + gradients + update_work(config, training.optimizer, shape) / shards,
+        "update": base + gradients + update_work(config, method, shape) / shards,
     }
     kinds = {
         "weights": weights,
+        "reference": reference,
         "gradients": gradients + max(fresh, again),
         "optimizer": states,
+        "average": average,
         "activations": work.kept + work.layer,
         "logits": work.loss,
         "cache": 0.0,
@@ -112,10 +107,30 @@ def training_memory(config: Config, shape: Shape, training: Training, device: st
     return Memory(kinds, moments)
 
 
-def _held_free(device: str, used: float, block: float, rank: int = 0) -> float:
+def training_weights(config: Config, method: Method, size: int, shards: int) -> tuple[float, int]:
+    """(bytes of the weights in training, weights that learn) for values of `size` bytes in a step.
+
+    In low precision the step computes with copies, cast once; with FSDP only of the layers at work.
+    """
+    n, adapter = parameters(config), method.adapter
+    trained = n if adapter is None else adapter_parameters(config, adapter)
+    floating = n + (trained if adapter else 0)
+    packed = 0.0
+    if adapter and adapter.bits:
+        packed = packed_bytes(config, adapter.bits)
+        floating -= sum(i * o for i, o in layer_matrices(config))
+    copies = 0.0
+    if size < MASTER:
+        copies = size * (floating if shards == 1 else min(floating, GATHERED * largest_layer(config)))
+    elif shards > 1:
+        copies = MASTER * min(floating, GATHERED * largest_layer(config))
+    return (MASTER * floating + packed) / shards + copies, trained
+
+
+def _held_free(device: str, used: float, block: float, method: Method = PLAIN) -> float:
     """Bytes that the allocator holds free, of `used` bytes in blocks of about `block`."""
     share, constant = HELD_FREE[device]
-    if device == "cpu" and rank:
+    if device == "cpu" and method.adapter:
         share = HELD_FREE_ADAPTED
     return constant if device == "cpu" and block > BLOCK else share * used + constant
 
@@ -126,9 +141,9 @@ def _embedded(work: Activations, config: Config) -> float:
     return work.kept / layers
 
 
-def optimizer_states(config: Config, optimizer: str, trained: int) -> int:
+def optimizer_states(config: Config, method: Method, trained: int) -> int:
     """Numbers that the optimizer keeps: two per weight in AdamW, one per hidden matrix in Muon."""
-    if optimizer == "adamw":
+    if method.optimizer == "adamw":
         return 2 * trained
     return 2 * trained - min(trained, _hidden(config))
 
@@ -138,9 +153,9 @@ def _hidden(config: Config) -> int:
     return sum(i * o for i, o in layer_matrices(config))
 
 
-def update_work(config: Config, optimizer: str, shape: Shape) -> float:
+def update_work(config: Config, method: Method, shape: Shape) -> float:
     """Bytes that Muon works with: for the largest group of equal matrices five copies, two of them in the precision."""
-    if optimizer == "adamw" or shape.rank:
+    if method.optimizer == "adamw" or method.adapter:
         return 0.0
     groups: dict[tuple[int, int], int] = {}
     for pair in layer_matrices(config):
@@ -154,16 +169,16 @@ def largest_layer(config: Config) -> int:
     return max(_hidden(config) // layers, config.vocab_size * config.width)
 
 
-def largest_matrix(config: Config, rank: int = 0) -> int:
+def largest_matrix(config: Config, method: Method = PLAIN) -> int:
     """Weights of the largest trained matrix."""
-    if rank:
-        return max(rank * max(pair) for pair in adapted(config))
+    if method.adapter:
+        return max(method.adapter.rank * max(i, o) for _, i, o in adapted(config, method.adapter.targets))
     return max(config.vocab_size * config.width, *(i * o for i, o in layer_matrices(config)))
 
 
-def tied_twice(config: Config, shape: Shape) -> int:
+def tied_twice(config: Config, method: Method = PLAIN) -> int:
     """Weights of a tied embedding, whose two gradients exist at once before they are added."""
-    tied = config.tie_embeddings and not shape.rank and config.head in ("causal", "masked")
+    tied = config.tie_embeddings and not method.adapter and config.head in ("causal", "masked")
     return config.vocab_size * config.width if tied else 0
 
 
@@ -179,8 +194,10 @@ def inference_memory(config: Config, rows: int, context: int, precision: str, de
         inner = (3 if config.gated else 2) * config.ffn_width
         work = rows * context * (max(inner, 4 * config.n_heads * config.head_width) + 3 * config.width) * size
     free = _held_free(device, work + logits, rows * context * config.width * size)
-    parts = (weights, 0.0, 0.0, work, logits, cache, free, FRAMEWORK[device])
-    return Memory(dict(zip(KINDS, parts)), {"prompt": sum(parts)})
+    kinds = dict.fromkeys(KINDS, 0.0)
+    kinds |= {"weights": weights, "activations": work, "logits": logits, "cache": cache}
+    kinds |= {"allocator": free, "framework": FRAMEWORK[device]}
+    return Memory(kinds, {"prompt": sum(kinds.values())})
 
 
 def cache_bytes(config: Config, rows: int, context: int, precision: str) -> float:

@@ -3,10 +3,11 @@
 In: a config. Out: whole numbers, exact: `parameters` equals the sum of numel() over the network's parameters.
 
     parameters          all weights
-    matrices            those that a token is multiplied with, the output matrix included, tied or not
-    layer_matrices      the matrices of the layers, as (in, out); adapted: those that an adapter stands beside
+    layer_matrices      the matrices of the layers, as (in, out)
+    adapted             the matrices that an adapter stands beside; adapter_parameters: its weights
+    passed              weights that a token is multiplied with, the output matrix included, tied or not
     forward_flops       2 FLOPs per weight of a matrix and token, and attention
-    training_flops      forward, and twice as much backward
+    training_flops      forward, and twice as much backward; a frozen reference runs forward
 
     H query heads, K key heads, D head width, W width, F feed-forward width, T context, L layers
 
@@ -19,10 +20,14 @@ activations and the look-up of embeddings are not counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from yanmo.errors import InputError
 from yanmo.models.config import LABEL_HEADS, RecurrentConfig, TransformerConfig
+from yanmo.models.names import DEFAULT_TARGETS, chosen
+from yanmo.plan.method import Adapter, Config, Method
 
-Config = TransformerConfig | RecurrentConfig
+PLAIN = Method()
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
@@ -118,32 +123,53 @@ def layer_matrices(config: Config) -> list[tuple[int, int]]:
     return layer * (c.encoder_layers + c.decoder_layers) + crossed * c.decoder_layers
 
 
-def adapted(config: Config) -> list[tuple[int, int]]:
-    """(in, out) of the matrices that get an adapter by default (models/adapters.py).
-
-    All of a decoder's layers; query and value of an encoder's and of an encoder-decoder's.
-    """
+def named_matrices(config: Config) -> list[tuple[str, int, int]]:
+    """(name, in, out) of every matrix that may have an adapter, by the names of the network's modules."""
     if isinstance(config, RecurrentConfig):
         raise InputError("a recurrent model takes no adapter; plan it without one")
-    if config.kind == "decoder":
-        return layer_matrices(config)
-    query, _, value, _ = [(i, o) for i, o, _ in _attention_matrices(config)]
-    crossed = config.decoder_layers if config.encoder_layers else 0
-    return [query, value] * (config.encoder_layers + config.decoder_layers + crossed)
+    c = config
+    attention = [(name, i, o) for name, (i, o, _) in zip(("query", "key", "value", "out"), _attention_matrices(c))]
+    names = ("gate", "up", "down") if c.gated else ("up", "down")
+    parts = [("attention", attention), ("ffn", [(n, i, o) for n, (i, o) in zip(names, _feed_forward_matrices(c))])]
+    found = []
+    for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+        crossed = [("cross", attention)] if side == "decoder" and c.encoder_layers else []
+        for layer in range(layers):
+            path = f"{side}.layers.{layer}"
+            found += [(f"{path}.{part}.{n}", i, o) for part, group in (*parts, *crossed) for n, i, o in group]
+    if c.head == "masked" or c.pooler:
+        found.append(("head.dense", c.width, c.width))
+    if c.head in ("causal", "masked"):
+        return [*found, ("head", c.width, c.output_size)]
+    return [*found, ("head.out", c.width, len(c.labels))] if c.head in LABEL_HEADS else found
 
 
-def adapter_parameters(config: Config, rank: int) -> int:
-    """Weights of a low-rank adapter (Hu et al. 2021, §4.1): rank × (in + out) each; a label head is trained whole."""
-    head = _head(config) if config.head in LABEL_HEADS and isinstance(config, TransformerConfig) else 0
-    return sum(rank * (i + o) for i, o in adapted(config)) + head
+def adapted(config: Config, targets: Sequence[str] = ()) -> list[tuple[str, int, int]]:
+    """(name, in, out) of the matrices that get an adapter.
 
-
-def matrices(config: Config, target_share: float = 1.0) -> int:
-    """Weights of the matrices that a token passes; the head counts for the share of tokens that have a target.
-
-    In an encoder-decoder one token of each side: the weights of both sides.
+    By default all of a decoder's layers, query and value of an encoder's and of an encoder-decoder's (models/names.py).
+    A target that names nothing is an InputError.
     """
-    return round(sum(i * o for i, o in layer_matrices(config)) + target_share * head_matrices(config))
+    known = named_matrices(config)
+    names = chosen([name for name, _, _ in known], targets or DEFAULT_TARGETS[config.kind])
+    return [matrix for matrix in known if matrix[0] in names]
+
+
+def adapter_parameters(config: Config, adapter: Adapter) -> int:
+    """Weights of a low-rank adapter (Hu et al. 2021, §4.1): rank × (in + out) each; a label head is trained whole.
+
+    DoRA learns a length for each row too (Liu et al. 2024, §4.1).
+    """
+    head = _head(config) if config.head in LABEL_HEADS and isinstance(config, TransformerConfig) else 0
+    matrices = adapted(config, adapter.targets)
+    return sum(adapter.rank * (i + o) + o * adapter.lengths for _, i, o in matrices) + head
+
+
+def packed_bytes(config: Config, bits: int) -> int:
+    """Bytes of the layers' matrices: 8 bits, a scale for each row; or 4 bits, one for 32 columns (quantized.py)."""
+    if bits == 8:
+        return sum(i * o + 4 * o for i, o in layer_matrices(config))
+    return sum(o * -(-i // 32) * (16 + 2) for i, o in layer_matrices(config))
 
 
 def head_matrices(config: Config) -> int:
@@ -158,30 +184,63 @@ def head_matrices(config: Config) -> int:
     return dense + len(c.labels) * c.width
 
 
-def forward_flops(config: Config, context: int, target_share: float = 1.0) -> float:
-    """FLOPs of one token forward, in rows of `context` tokens; in an encoder-decoder, of one token of each side."""
-    return 2 * matrices(config, target_share) + attention_flops(config, context)
+def passed(config: Config, method: Method = PLAIN) -> float:
+    """Weights of the matrices that a column of the context passes; the head counts where there is a target.
+
+    In an encoder-decoder those of both sides, each for its share of columns.
+    """
+    return _layers_passed(config, method) + _predicted(config, method) * head_matrices(config)
 
 
-def attention_flops(config: Config, context: int) -> float:
+def _layers_passed(config: Config, method: Method) -> float:
+    if isinstance(config, RecurrentConfig) or config.kind != "encoder-decoder":
+        return float(sum(i * o for i, o in layer_matrices(config)))
+    c = config
+    attention = [i * o for i, o, _ in _attention_matrices(c)]
+    layer = sum(attention) + sum(i * o for i, o in _feed_forward_matrices(c))
+    query, key, value, out = attention
+    read = c.encoder_layers * layer + c.decoder_layers * (key + value)  # the memory's keys and values
+    return method.source * read + method.target * c.decoder_layers * (layer + query + out)
+
+
+def _predicted(config: Config, method: Method) -> float:
+    """Targets for a column of the context."""
+    return method.targets * (method.target if config.kind == "encoder-decoder" else 1.0)
+
+
+def forward_flops(config: Config, context: int, method: Method = PLAIN) -> float:
+    """FLOPs forward for one column of rows of `context` tokens."""
+    return 2 * passed(config, method) + attention_flops(config, context, method)
+
+
+def attention_flops(config: Config, context: int, method: Method = PLAIN) -> float:
     """The part of `forward_flops` that no weight takes part in."""
     if isinstance(config, RecurrentConfig):
-        return 0
+        return 0.0
     c = config
-    columns = [context] * c.encoder_layers
-    columns += [min(window, context) if window else context for window in c.windows]
-    columns += [context] * (c.decoder_layers if c.encoder_layers else 0)  # what the decoder sees of its memory
-    return 4 * c.n_heads * c.head_width * sum(columns)
+    if c.kind == "encoder-decoder":
+        read, written = method.source * context, method.target * context
+        columns = c.encoder_layers * method.source * read
+        columns += sum(method.target * (min(w, written) if w else written) for w in c.windows)
+        columns += c.decoder_layers * method.target * read  # what the decoder sees of its memory
+    else:
+        columns = float(context * c.encoder_layers)
+        columns += sum(min(window, context) if window else context for window in c.windows)
+    return 4 * c.n_heads * c.head_width * columns
 
 
-def training_flops(config: Config, context: int, *, target_share: float = 1.0, rank: int = 0) -> float:
-    """FLOPs of one token, forward and backward.
+def training_flops(config: Config, context: int, method: Method = PLAIN) -> float:
+    """FLOPs of one column, forward and backward, and forward through a frozen reference.
 
-    Backward costs two products per matrix, one for its input's gradient and one for its own. With an adapter of `rank`
-    only the first of the two for the frozen matrices, and both for the adapter's.
+    Backward costs two products per matrix, one for its input's gradient and one for its own. With an adapter only the
+    first of the two for the frozen matrices, and both for the adapter's.
     """
-    forward = forward_flops(config, context, target_share)
-    if not rank:
-        return 3 * forward
-    frozen = 2 * matrices(config, target_share)
-    return forward + frozen + 2 * attention_flops(config, context) + 6 * adapter_parameters(config, rank)
+    forward = forward_flops(config, context, method)
+    extra = forward if method.twice else 0.0
+    if method.reference is not None:
+        extra = forward_flops(method.reference, context, method)
+    if method.adapter is None:
+        return 3 * forward + extra
+    frozen = 2 * passed(config, method)
+    low = 6 * adapter_parameters(config, method.adapter)
+    return forward + frozen + 2 * attention_flops(config, context, method) + low + extra

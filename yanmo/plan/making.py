@@ -1,31 +1,27 @@
 """The plan itself: everything of the other files together, a verdict, and the nearest setting that fits.
 
 plan         subject, device, count, wishes → Plan
-Wishes       what a user may set instead of what the subject says
+make         one setting → Plan
 Plan         numbers, the verdict, what was assumed
-_nearest     the setting that fits and changes least
+nearest_fit  the setting that fits and changes least
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from yanmo.errors import InputError, nearest
-from yanmo.models.config import RecurrentConfig, TransformerConfig
-from yanmo.plan import devices
-from yanmo.plan.activations import Shape
-from yanmo.plan.budget import SAFETY, Memory, Training, inference_memory, training_memory
+from yanmo.plan import devices, spreading
+from yanmo.plan.budget import SAFETY, Memory, inference_memory
 from yanmo.plan.count import adapter_parameters, forward_flops, parameters, training_flops
 from yanmo.plan.devices import Device
+from yanmo.plan.method import Adapter
 from yanmo.plan.published import CHINCHILLA, Published
+from yanmo.plan.spreading import MAX_COUNT
 from yanmo.plan.subject import Subject, read_subject
 from yanmo.plan.wishes import Setting, Wishes
-
-MAX_COUNT = 1 << 20
-PAYS = 1.1  # bfloat16 must be this much faster to be chosen (training/precision.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +31,6 @@ class Plan:
     subject: Subject
     device: Device
     setting: Setting
-    rank: int
     parameters: int
     trained_parameters: int
     flops_forward: float  # per token
@@ -60,6 +55,12 @@ class Plan:
         return self.seconds / 3600 * self.setting.count
 
     @property
+    def rank(self) -> int:
+        """Of the adapter, 0 where all weights learn."""
+        adapter = self.subject.method.adapter
+        return 0 if adapter is None else adapter.rank
+
+    @property
     def changes(self) -> dict[str, Any]:
         """For a nearest setting: the values that make it fit."""
         values = vars(self.setting)
@@ -81,7 +82,10 @@ class Plan:
             "device_title": self.device.title,
             "device_kind": self.device.kind,
             "count": self.setting.count,
-            "settings": {**vars(self.setting), "rank": self.rank, "optimizer": self.subject.optimizer},
+            "settings": self._settings(),
+            "tokens_per_step": self.setting.step_tokens,
+            "steps": self.subject.steps or round(self.tokens / self.setting.step_tokens),
+            "precision": self.setting.precision,
             "utilisation": self.utilisation,
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,
@@ -102,13 +106,19 @@ class Plan:
             "assumptions": list(self.assumptions),
         }
 
+    def _settings(self) -> dict[str, Any]:
+        method = self.subject.method
+        adapter = None if method.adapter is None else vars(method.adapter) | {"targets": list(method.adapter.targets)}
+        found = {**vars(self.setting), "rank": self.rank, "adapter": adapter, "optimizer": method.optimizer}
+        return found | {"objective": method.objective, "packed": method.packed, "ema": method.ema}
+
     @staticmethod
     def _nearest_dict(other: Plan) -> dict[str, Any]:
         return {**other.changes, "memory_bytes": other.memory.as_dict(), "seconds": other.seconds}
 
 
 def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishes: Any) -> Plan:
-    """Plan the training of a recipe, a model folder, a hub id, a published model's name, a Recipe or a config.
+    """Plan the training of a recipe, a model folder, a hub id, a published model's name, a Recipe, a config, a Subject.
 
     wishes: the fields of `Wishes`. Raises yanmo.Error for what cannot be read or makes no sense; that something does
     not fit is no error but the plan's verdict.
@@ -120,104 +130,47 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     wanted = Wishes(**wishes)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_COUNT:
         raise InputError(f"count is {count!r}, and must be a whole number of devices from 1 to {MAX_COUNT:,}")
-    found = read_subject(subject, wanted.overrides)
+    found = with_adapter(read_subject(subject, wanted.overrides), wanted)
     place = devices.find(device) if isinstance(device, str) else device
-    setting = Setting(
-        rows=wanted.batch or _rows(found, count),
-        accumulation=found.accumulation,
-        context=wanted.context or found.context,
-        precision=_precision(found, wanted, place),
-        recompute=wanted.recompute or found.recompute,
-        count=count,
-    )
-    _check_context(found, setting.context)
+    setting = spreading.start(found, wanted, place, count)
     speed = None
     if place.measured and wanted.measure and wanted.utilisation is None:
         speed = _measured(found, wanted, place, setting)
         if speed is not None:
             setting = replace(setting, precision=speed.precision)
-    made = _make(found, wanted, place, setting, None if speed is None else speed.utilisation)
-    if made.fits:
-        return made
-    return replace(made, nearest=_nearest(found, wanted, place, made))
+    made = make(found, wanted, place, setting, None if speed is None else speed.utilisation)
+    return made if made.fits else replace(made, nearest=nearest_fit(wanted, made))
 
 
-def _rows(subject: Subject, count: int) -> int:
-    """Rows of one device: `rows` of a recipe are those of the whole run, of which each device takes its share."""
-    if subject.kind != "recipe":
-        return subject.rows
-    if count % subject.tensor_parallel:
-        raise InputError(
-            f"count is {count}, no multiple of scale.tensor_parallel = {subject.tensor_parallel}; change one of them"
-        )
-    parts = count // subject.tensor_parallel
-    if subject.rows % parts:
-        more = subject.rows + parts - subject.rows % parts
-        raise InputError(
-            f"train.rows is {subject.rows}, which {parts:,} devices cannot share evenly; set train.rows={more}, "
-            "or another count"
-        )
-    return subject.rows // parts
-
-
-def _precision(subject: Subject, wishes: Wishes, device: Device) -> str:
-    """The precision that was asked for, or bfloat16 where the device is faster in it."""
-    asked = wishes.precision or subject.precision
-    if asked == "auto":
-        fast = device.flops.get("bfloat16", 0) >= PAYS * device.flops["float32"] or device.kind == "cuda"
-        return "bfloat16" if fast and "bfloat16" in device.flops else "float32"
-    if asked == "float16":
-        raise InputError(
-            "training runs in bfloat16 or float32 here, not in float16; choose one of them with --precision"
-        )
-    device.peak(asked)
-    return asked
-
-
-def _check_context(subject: Subject, context: int) -> None:
-    config = subject.config
-    learned = isinstance(config, TransformerConfig) and config.position == "learned"
-    if learned and context > config.max_positions:
-        raise InputError(
-            f"the context is {context:,} tokens, and {subject.name} has positions for {config.max_positions:,}; "
-            "give a smaller --context"
-        )
+def with_adapter(subject: Subject, wishes: Wishes) -> Subject:
+    """The subject with the adapter that was asked for."""
+    if not wishes.rank:
+        return subject
+    method = subject.method
+    adapter = replace(method.adapter or Adapter(rank=1), rank=wishes.rank)
+    adapter = replace(adapter, kind=wishes.adapter or adapter.kind, bits=wishes.bits or adapter.bits)
+    if method.objective == "dpo":
+        method = replace(method, reference=None, twice=True)
+    return replace(subject, method=replace(method, adapter=adapter))
 
 
 def _measured(subject: Subject, wishes: Wishes, device: Device, setting: Setting) -> Any:
     """The speed of the real network here, where it fits."""
     from yanmo.plan.measure import measure  # imports torch
 
-    memory = _memory(subject, wishes, device, setting)
-    if memory.total > SAFETY * device.memory or setting.count > 1:
+    if spreading.memory(subject, device, setting).total > SAFETY * device.memory or setting.count > 1:
         return None
     asked = wishes.precision or subject.precision
-    return measure(subject, setting, device, rank=wishes.rank, choose=asked == "auto")
+    return measure(subject, setting, device, choose=asked == "auto")
 
 
-def _shape(subject: Subject, wishes: Wishes, setting: Setting) -> Shape:
-    return Shape(
-        rows=setting.rows,
-        context=setting.context,
-        precision=setting.precision,
-        packed=subject.packed,
-        target_share=subject.target_share,
-        recompute=setting.recompute,
-        rank=wishes.rank,
-    )
-
-
-def _memory(subject: Subject, wishes: Wishes, device: Device, setting: Setting) -> Memory:
-    training = Training(accumulation=setting.accumulation, optimizer=subject.optimizer, shards=setting.count)
-    return training_memory(subject.config, _shape(subject, wishes, setting), training, device.kind)
-
-
-def _make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, measured: float | None) -> Plan:
-    config = subject.config
+def make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, measured: float | None) -> Plan:
+    """The plan of one setting, at a utilisation that was measured, wished for, or assumed."""
+    config, method = subject.config, subject.method
     notes: list[str] = []
     n = parameters(config)
-    per_token = training_flops(config, setting.context, target_share=subject.target_share, rank=wishes.rank)
-    forward = forward_flops(config, setting.context, subject.target_share)
+    per_token = training_flops(config, setting.context, method)
+    forward = forward_flops(config, setting.context, method)
     executed = per_token + forward * setting.recompute
     utilisation = _utilisation(wishes, device, measured, notes)
     speed = setting.count * device.peak(setting.precision) * utilisation / executed
@@ -226,19 +179,14 @@ def _make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, me
     if subject.minutes is not None and wishes.tokens is None:
         seconds = subject.minutes * 60
     energy, money = _energy_and_money(wishes, device, setting, seconds, notes)
-    memory = _memory(subject, wishes, device, setting)
-    if setting.count > 1:
-        notes.append(
-            f"weights, gradients and optimizer are split over the {setting.count:,} devices (FSDP), each has rows of "
-            "its own; the time to talk to each other is part of the utilisation"
-        )
+    memory = spreading.memory(subject, device, setting)
+    notes += _method_notes(subject, setting)
     return Plan(
         subject=subject,
         device=device,
         setting=setting,
-        rank=wishes.rank,
         parameters=n,
-        trained_parameters=adapter_parameters(config, wishes.rank) if wishes.rank else n,
+        trained_parameters=adapter_parameters(config, method.adapter) if method.adapter else n,
         flops_forward=forward,
         flops_training=per_token,
         tokens=tokens,
@@ -257,6 +205,32 @@ def _make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, me
     )
 
 
+def share_of_peak(subject: Subject, device: Device, setting: Setting, tokens_per_second: float) -> float:
+    """The share of the devices' peak that a speed of all of them together is, recomputation counted."""
+    executed = training_flops(subject.config, setting.context, subject.method)
+    executed += setting.recompute * forward_flops(subject.config, setting.context, subject.method)
+    return tokens_per_second * executed / (setting.count * device.peak(setting.precision))
+
+
+def _method_notes(subject: Subject, setting: Setting) -> Iterator[str]:
+    """What the plan takes for granted about how it is trained."""
+    method = subject.method
+    if setting.count > 1:
+        split = "split over the devices that have rows of their own (FSDP)" if setting.sharded else "whole on each"
+        yield (
+            f"weights, gradients and optimizer are {split}; the time in which the devices talk to each other is part "
+            "of the utilisation"
+        )
+    if method.objective in ("chat", "dpo", "orpo"):
+        yield f"{method.targets:.0%} of the tokens are answers; only these have logits"
+    if method.objective == "spans":
+        yield f"targets are {method.target:.0%} as long as sources"
+    if method.reference is not None:
+        yield "the frozen second network is in float32"
+    if method.compiled:
+        yield "torch.compile: what it saves and takes is not counted"
+
+
 def _utilisation(wishes: Wishes, device: Device, measured: float | None, notes: list[str]) -> float:
     if wishes.utilisation is not None:
         return wishes.utilisation
@@ -272,8 +246,7 @@ def _tokens(subject: Subject, wishes: Wishes, setting: Setting, n: int, speed: f
     if wishes.tokens is not None:
         return wishes.tokens
     if subject.steps is not None:
-        rows = setting.rows * (setting.count // subject.tensor_parallel)
-        return float(subject.steps * rows * setting.context * setting.accumulation)
+        return float(subject.steps * setting.step_tokens)
     if subject.minutes is not None:
         return speed * subject.minutes * 60
     if subject.tokens is not None:
@@ -306,41 +279,14 @@ def _energy_and_money(
     return energy, per_kwh * energy
 
 
-def _nearest(subject: Subject, wishes: Wishes, device: Device, made: Plan) -> Plan | None:
+def nearest_fit(wishes: Wishes, made: Plan) -> Plan | None:
     """The first of the milder settings that fits; the utilisation is taken to stay."""
-    limit = SAFETY * device.memory
-    for setting in _milder(subject, device, made.setting):
-        if _memory(subject, wishes, device, setting).total <= limit:
+    limit = SAFETY * made.device.memory
+    for setting in spreading.milder(made.subject, made.device, made.setting):
+        if spreading.memory(made.subject, made.device, setting).total <= limit:
             fixed = replace(wishes, utilisation=made.utilisation, tokens=made.tokens)
-            return _make(subject, fixed, device, setting, None)
+            return make(made.subject, fixed, made.device, setting, None)
     return None
-
-
-def _milder(subject: Subject, device: Device, start: Setting) -> Iterator[Setting]:
-    """Settings in the order of how little they change: first those that learn the same, then others.
-
-    Fewer rows at once with as many micro-batches more · recomputation · bfloat16 · a shorter context · more devices.
-    """
-    rows = [start.rows]
-    while rows[-1] > 1:
-        rows.append(rows[-1] // 2)
-    few = [replace(start, rows=n, accumulation=math.ceil(start.accumulation * start.rows / n)) for n in rows]
-    yield from few
-    forms = [few[-1]]
-    if subject.can_recompute and not start.recompute and not isinstance(subject.config, RecurrentConfig):
-        yield from (replace(setting, recompute=True) for setting in few)
-        forms.append(replace(few[-1], recompute=True))
-    if start.precision == "float32" and "bfloat16" in device.flops:
-        yield from (replace(setting, precision="bfloat16") for setting in forms)
-        forms += [replace(setting, precision="bfloat16") for setting in forms]
-    context = start.context // 2
-    while context >= 128:
-        yield from (replace(setting, context=context) for setting in forms)
-        context //= 2
-    count = start.count * 2
-    while count <= MAX_COUNT:
-        yield from (replace(setting, count=count) for setting in forms)
-        count *= 2
 
 
 def published_dict(found: Published) -> dict[str, Any]:

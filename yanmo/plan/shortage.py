@@ -113,7 +113,7 @@ def fitting(plan: Plan, room: float) -> Plan | None:
 
 def overrides(plan: Plan, other: Plan) -> str:
     """What a user adds to the command so that the run is the other plan's: "train.rows=4 train.accumulation=4"."""
-    before, after = vars(plan.setting), vars(other.setting)
+    before, after = (vars(p.setting) | {"rows": p.setting.all_rows} for p in (plan, other))
     keys = {"rows": "rows", "accumulation": "accumulation", "recompute": "recompute", "precision": "precision"}
     keys |= {"context": "length"}
     words = [

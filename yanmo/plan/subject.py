@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yanmo.errors import ConfigError, Error, FileError, InputError, nearest
@@ -16,41 +16,38 @@ from yanmo.files import read_json_object, read_text
 from yanmo.models.config import RecurrentConfig, TransformerConfig
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Foreign
-from yanmo.models.sketch import network_config
-from yanmo.plan.count import Config
+from yanmo.models.sketch import check_shape, network_config
+from yanmo.plan.method import Config, Method, of_recipe, usual
 from yanmo.plan.published import PUBLISHED, Published
-from yanmo.recipe import MAX_RECIPE, Recipe, TrainSection, read_recipe
+from yanmo.recipe import MAX_RECIPE, Recipe, read_recipe
 
-MASKED_SHARE = 0.15  # of an encoder's tokens are predicted (Devlin et al. 2019, §3.1)
 NO_TEXT = "data.paths=[none]"  # a plan needs no text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A config and how it is trained; None where nothing says it."""
+    """A config and how it is trained; None where nothing says it.
+
+    rows: of one device, or where they are `shared`, as a recipe's are, of all together. shard, tensor: how several
+    devices share the weights (recipe.py ScaleSection).
+    """
 
     name: str
     kind: str  # "recipe", "model" or "published"
     config: Config
     context: int
+    method: Method = Method()
     rows: int = 1
+    shared: bool = False
     accumulation: int = 1
     steps: int | None = None
     minutes: float | None = None
     tokens: float | None = None
-    optimizer: str = "adamw"
     precision: str = "auto"
-    packed: bool = False
-    can_recompute: bool = True
     recompute: bool = False
-    tensor_parallel: int = 1  # devices that share the rows of one
+    shard: str = "full"
+    tensor: int = 1
     published: Published | None = None
-
-    @property
-    def target_share(self) -> float:
-        """The share of tokens that the loss looks at."""
-        masked = isinstance(self.config, TransformerConfig) and self.config.head == "masked"
-        return MASKED_SHARE if masked else 1.0
 
 
 def read_subject(subject: str | Path | Recipe | Config | Subject, overrides: Sequence[str] = ()) -> Subject:
@@ -76,6 +73,7 @@ def read_subject(subject: str | Path | Recipe | Config | Subject, overrides: Seq
             kind="published",
             config=published.config,
             context=published.context,
+            method=usual(published.config),
             tokens=published.tokens,
             published=published,
         )
@@ -125,7 +123,7 @@ def read_config(folder: Path) -> Config:
 
 def _of_config(config: Config, name: str) -> Subject:
     context = 1024 if isinstance(config, RecurrentConfig) else min(config.max_positions, 4096)
-    return Subject(name=name, kind="model", config=config, context=context)
+    return Subject(name=name, kind="model", config=config, context=context, method=usual(config))
 
 
 def _recipe(path: Path, overrides: Sequence[str]) -> Recipe:
@@ -139,24 +137,65 @@ def _recipe(path: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def _of_recipe(recipe: Recipe, name: str) -> Subject:
+    config = _opened(recipe) if recipe.model.path is not None else _new(recipe)
+    teacher = None if recipe.objective.teacher is None else _config_of(recipe.objective.teacher)
+    return of_recipe_and_config(recipe, config, name, teacher)
+
+
+def of_recipe_and_config(recipe: Recipe, config: Config, name: str, teacher: Config | None = None) -> Subject:
+    """The subject of a recipe whose network is known."""
     train = recipe.train
-    config = network_config(recipe.model, vocab_size=_vocab_size(recipe), length=train.length, start_id=0, end_id=0)
     return Subject(
         name=name,
         kind="recipe",
         config=config,
         context=train.length,
+        method=of_recipe(recipe, config, teacher),
         rows=train.rows,
+        shared=True,
         accumulation=train.accumulation,
         steps=train.steps,
         minutes=train.minutes,
-        optimizer=train.optimizer,
         precision=train.precision,
-        packed=True,
-        can_recompute="recompute" in TrainSection.model_fields,
         recompute=train.recompute,
-        tensor_parallel=recipe.scale.tensor_parallel,
+        shard=recipe.scale.shard,
+        tensor=recipe.scale.tensor_parallel,
     )
+
+
+def _new(recipe: Recipe) -> Config:
+    """The config of a network that is trained from nothing."""
+    config = network_config(
+        recipe.model, vocab_size=_vocab_size(recipe), length=recipe.train.length, start_id=0, end_id=0, pad_id=0
+    )
+    check_shape(recipe.objective.kind, _shape(config), f"the model of this recipe ({recipe.model.family})")
+    return config
+
+
+def _opened(recipe: Recipe) -> Config:
+    """The config of the model that a recipe starts from, with the head that its objective needs (training/build.py)."""
+    name, length = str(recipe.model.path), recipe.train.length
+    config = _config_of(name)
+    check_shape(recipe.objective.kind, _shape(config), f"the model {name}")
+    if isinstance(config, RecurrentConfig):
+        return config
+    if length > config.max_positions:
+        raise ConfigError(
+            f"train.length is {length}, and the model {name} reads {config.max_positions} tokens at most; "
+            f"set train.length={config.max_positions}"
+        )
+    return replace(config, head="masked" if recipe.objective.kind == "masked" else "causal")
+
+
+def _shape(config: Config) -> str:
+    return config.kind if isinstance(config, TransformerConfig) else "decoder"
+
+
+def _config_of(name: str) -> Config:
+    """The config of a model folder, a hub id, or a published model."""
+    if name.lower() in PUBLISHED and not Path(name).exists():
+        return PUBLISHED[name.lower()].config
+    return read_config(_folder(name))
 
 
 def _vocab_size(recipe: Recipe) -> int:

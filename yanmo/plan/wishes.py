@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from yanmo.errors import InputError, nearest
 from yanmo.plan.activations import BYTES
 
+ADAPTERS = ("lora", "rslora", "dora", "rsdora")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
     """Options of a plan; None leaves what the subject says.
 
     tokens: trained in all. batch: rows per device and micro-batch. context: tokens per row. utilisation: share of the
-    peak. rank: of a LoRA adapter, 0 for full training. usd_per_hour: of one device. measure: time the real network
-    where the device is this machine. overrides: of a recipe, "section.key=value".
+    peak. rank, adapter, bits: of an adapter and of the weights below it; rank 0 leaves what the subject says.
+    usd_per_hour: of one device. measure: time the real network where the device is this machine. overrides: of a
+    recipe, "section.key=value".
     """
 
     tokens: float | None = None
@@ -28,6 +31,8 @@ class Wishes:
     precision: str | None = None
     utilisation: float | None = None
     rank: int = 0
+    adapter: str | None = None
+    bits: int | None = None
     recompute: bool = False
     watts: float | None = None
     usd_per_hour: float | None = None
@@ -42,6 +47,13 @@ class Wishes:
             self._within(name, 0, 1e9)
         if self.utilisation is not None and not 0 < self.utilisation <= 1:
             raise InputError(f"utilisation is {self.utilisation}, and must be above 0 and at most 1, e.g. 0.4")
+        if self.adapter is not None and self.adapter not in ADAPTERS:
+            close = nearest(self.adapter, ADAPTERS)
+            raise InputError(f"the adapter is {self.adapter!r}{close}; choose one of {', '.join(ADAPTERS)}")
+        if self.bits not in (None, 4, 8):
+            raise InputError(f"bits are {self.bits}, and must be 4 or 8")
+        if not self.rank and (self.adapter or self.bits):
+            raise InputError("an adapter needs a rank; give one, e.g. lora:8")
         if self.precision not in (None, "auto", *BYTES):
             known = ("auto", *BYTES)
             close = nearest(str(self.precision), known)
@@ -55,7 +67,7 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What one device does in a step."""
+    """What one device does in a step. sharded: weights, gradients and optimizer are split; tensor: matrices too."""
 
     rows: int
     accumulation: int
@@ -63,3 +75,20 @@ class Setting:
     precision: str
     recompute: bool
     count: int
+    sharded: bool = False
+    tensor: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Devices that have rows of their own."""
+        return self.count // self.tensor
+
+    @property
+    def all_rows(self) -> int:
+        """Rows at once on all devices: what a recipe calls rows."""
+        return self.rows * self.parts
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step on all devices."""
+        return self.all_rows * self.context * self.accumulation

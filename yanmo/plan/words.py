@@ -26,7 +26,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     setting, memory = plan.setting, plan.memory
     yield "model", f"{plan.subject.name}: {amount(plan.parameters)} parameters, {_shape(plan)}"
     if plan.rank:
-        yield "adapter", f"LoRA of rank {plan.rank}: {amount(plan.trained_parameters)} trained parameters"
+        yield "adapter", _adapter(plan)
     yield (
         "training",
         (
@@ -74,6 +74,14 @@ def _shape(plan: Plan) -> str:
         return f"{config.cell}, {config.layers} × {config.hidden_width}"
     layers = [str(n) for n in (config.encoder_layers, config.decoder_layers) if n]
     return f"{config.kind}, {' + '.join(layers)} layers × {config.width}"
+
+
+def _adapter(plan: Plan) -> str:
+    adapter = plan.subject.method.adapter
+    assert adapter is not None
+    names = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "rsdora": "rsDoRA"}
+    base = f", the rest in {adapter.bits} bits" if adapter.bits else ""
+    return f"{names[adapter.kind]} of rank {adapter.rank}: {amount(plan.trained_parameters)} trained parameters{base}"
 
 
 def _verdict(plan: Plan) -> Iterator[tuple[str, str]]:
