@@ -44,8 +44,8 @@ from yanmo.training.card import model_card
 from yanmo.training.check import TEXT, check
 from yanmo.training.distributed import ALONE, Ranks, hold_run, start
 from yanmo.training.fit import fit, load_step
-from yanmo.training.precision import measured_speed, probe_precision
-from yanmo.training.spread import spread
+from yanmo.training.precision import DTYPES, probe_precision
+from yanmo.training.spread import speed, spread
 from yanmo.training.work import Work, first_batch, of_records, of_text, taught
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -105,10 +105,9 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         say("model", read_json_object(folder / "plan.json").get("result", {}))
         return folder / "model"
     ready = _prepare(recipe, run, say, ranks)
-    plan = ranks.by_main(lambda: make_plan(recipe, run, ready.network, ready.work))
+    plan = make_plan(recipe, run, ready, ranks)
     say("plan", plan)
     settings = build.build_settings(recipe.train, plan["precision"])
-    spread(ready.network, ranks, plan["precision"])
     best = fit(recipe, run, ready.network, ready.work, settings, say, ranks)
     load_step(ready.network, run, best)
     result = {"model": str(folder / "model"), "step": best, "parameters": plan["parameters"]}
@@ -118,7 +117,7 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         write_json(folder / "plan.json", plan | {"result": result})
         network = ready.network
         if ranks.sharded:  # no rank has all of it, so a new one is filled
-            network = _network(recipe, ready.tokenizer, ready.base)
+            network = _network(recipe, ready.tokenizer, ready.base, torch.device("cpu"))
             load_step(network, run, best)
         _save(recipe, ready, network, model_card(recipe, plan, result, ready.source), folder / "model")
 
@@ -139,13 +138,13 @@ def _prepare(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Ready:
 
 
 def _ready(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, base: Path | None, ranks: Ranks) -> Ready:
-    network = _network(recipe, tokenizer, base)
+    network = _network(recipe, tokenizer, base, None if base is None and not ranks.alone else _device())
     if recipe.objective.kind in TEXT:
         work = of_text(recipe, tokens, tokenizer, getattr(network.config, "decoder_start_id", None), ranks)
         source = read_json_object(tokens / "corpus.json")
     else:
         again = recipe.objective.kind == "dpo" and recipe.adapter.kind == "none"
-        reference = (lambda: _network(recipe, tokenizer, base)) if again else None
+        reference = (lambda: _network(recipe, tokenizer, base, _device())) if again else None
         work = of_records(recipe, tokenizer, network, reference, ranks)
         source = work.facts
     work = taught(work, recipe.objective, tokenizer, lambda teacher: teacher.to(_device()))
@@ -206,10 +205,11 @@ def _with_chat_template(recipe: Recipe, tokenizer: Tokenizer, say: Report) -> To
     return with_template(tokenizer, PLAIN)
 
 
-def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None) -> Network:
-    train = recipe.train
+def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None, device: torch.device | None) -> Network:
+    """The network on a device; without one it is empty, for several ranks to fill their parts."""
+    train, model = recipe.train, recipe.model
     if base is None:
-        network = build.build_network(recipe.model, tokenizer, length=train.length, seed=train.seed)
+        network = build.build_network(model, tokenizer, length=train.length, seed=train.seed, empty=device is None)
     else:
         network = build.open_network(recipe, base)
         if tokenizer.vocab_size > network.config.vocab_size:
@@ -217,7 +217,7 @@ def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None) -> Network
                 f"{base}: its tokenizer has {tokenizer.vocab_size:,} ids, its network {network.config.vocab_size:,}; "
                 "use the tokenizer that belongs to the model"
             )
-    network = network.to(_device())
+    network = network if device is None else network.to(device)
     build.adapt(network, recipe.adapter, train.seed)
     return network
 
@@ -262,35 +262,57 @@ def _device() -> torch.device:
 # --- the plan
 
 
-def make_plan(recipe: Recipe, run: Run, network: Network, work: Work) -> dict[str, Any]:
-    """What the run will take: from plan.json, or computed and, where the precision is "auto", measured for a second."""
-    path, train = run.folder / "plan.json", recipe.train
-    if path.exists():
-        return read_json_object(path)
+def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> dict[str, Any]:
+    """What the run will take: from plan.json, or computed and, where the precision is "auto", measured for a second.
+
+    The network is spread out over the ranks as soon as its precision is known; its speed is that of all together.
+    """
+    path, train, network = run.folder / "plan.json", recipe.train, ready.network
+    known = ranks.by_main(lambda: read_json_object(path) if path.exists() else None)
+    batch = first_batch(ready.work)
+    chosen = known or _precision(recipe, ready, batch, ranks)
+    spread(network, ranks, chosen["precision"], lambda net, whole: build.first_weights(net, train.seed, whole))
+    if known is not None:
+        return known
     per_step = train.rows * train.length * train.accumulation
     plan: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         "vocab_size": network.config.vocab_size,
-        **{key: value for key, value in work.facts.items() if key != "files"},
+        **{key: value for key, value in ready.work.facts.items() if key != "files"},
         "tokens_per_step": per_step,
         "steps": train.steps,
-        "device": str(_device()),
+        "device": f"{ranks.count} × {_device()}" if ranks.count > 1 else str(_device()),
+        **chosen,
     }
-    batch = first_batch(work)
-    network.train()
-    if train.precision == "auto":
-        probe = probe_precision(network, batch, work.objective)
-        plan |= {"precision": probe.precision, "precision_reason": probe.reason}
-        speed = probe.bfloat16 if probe.precision == "bfloat16" else probe.float32
-    else:
-        plan |= {"precision": train.precision, "precision_reason": "as the recipe says"}
-        speed = measured_speed(network, batch, work.objective, train.precision)
-    plan["tokens_per_second"] = speed
-    seconds = train.minutes * 60 if train.minutes is not None else (train.steps or 0) * per_step / speed
-    plan |= {"seconds": seconds, "epochs": seconds * speed / plan["train_tokens"]}
-    write_json(path, plan)
+    if "tokens_per_second" not in chosen:
+        dtype = DTYPES[plan["precision"]]
+        plan["tokens_per_second"] = speed(network, ranks, batch, ready.work.objective, dtype)
+    rate = plan["tokens_per_second"]
+    seconds = train.minutes * 60 if train.minutes is not None else (train.steps or 0) * per_step / rate
+    plan |= {"seconds": seconds, "epochs": seconds * rate / plan["train_tokens"]}
+    ranks.by_main(lambda: write_json(path, plan))
     return plan
+
+
+def _precision(recipe: Recipe, ready: Ready, batch: Any, ranks: Ranks) -> dict[str, Any]:
+    """The precision and why; where it was probed by a process alone, its speed too."""
+    if recipe.train.precision != "auto":
+        return {"precision": recipe.train.precision, "precision_reason": "as the recipe says"}
+    if ranks.alone:
+        ready.network.train()
+        probe = probe_precision(ready.network, batch, ready.work.objective)
+        rate = probe.bfloat16 if probe.precision == "bfloat16" else probe.float32
+        return {"precision": probe.precision, "precision_reason": probe.reason, "tokens_per_second": rate}
+    if ranks.device.type == "cuda":
+        return {"precision": "bfloat16", "precision_reason": "GPUs are faster in it"}
+
+    def probed() -> dict[str, Any]:
+        network = _network(recipe, ready.tokenizer, ready.base, ranks.device).train()
+        probe = probe_precision(network, ranks.share(batch), ready.work.objective)
+        return {"precision": probe.precision, "precision_reason": probe.reason}
+
+    return ranks.by_main(probed)
 
 
 class _Callable(types.ModuleType):

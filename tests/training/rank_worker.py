@@ -25,11 +25,12 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import save_file
 from shapes import pair_batch, shaped, some_pairs
-from small import VOCAB, batch, joined, network
+from small import VOCAB, batch, equal, joined, network
 from torch import nn
 
 from yanmo.errors import Error, InputError
 from yanmo.models.adapters import AdapterConfig, add_adapter
+from yanmo.models.initial import initialise
 from yanmo.tokens.batches import NO_TARGET, Batch
 from yanmo.training import distributed
 from yanmo.training.checkpoint import own_tensors
@@ -225,6 +226,26 @@ def same_again(place: Path) -> None:
     states = [ranks.random(3, step) for step in (0, 0, 1)]
     digests = [hashlib.sha256(bytes(s.torch_state.tolist())).hexdigest() for s in states if s is not None]
     keep(place / "again", "random", {"digests": digests}, ranks)
+
+
+def filled(place: Path) -> None:
+    """Networks that are spread out empty, and filled."""
+    result = {}
+    for name, kind, options in (
+        ("replicated", "qwen3", {"shard": "none"}),
+        ("sharded", "untied", {"shard": "full"}),
+        ("lstm", "lstm", {"shard": "full"}),
+        ("cut", "heads", {"shard": "full", "tensor_parallel": 2}),
+        ("cut-biases", "gpt2", {"shard": "full", "tensor_parallel": 2}),
+        ("small enough", "qwen3", {"shard": "auto"}),
+    ):
+        known = model(kind)
+        with torch.device("meta"):
+            built: Any = type(known)(known.config)
+        ranks = arrange(**options)
+        spread(built, ranks, draw=lambda net, part: initialise(net, torch.Generator().manual_seed(0), part))
+        result[name] = [ranks.sharded, equal(weights(built), weights(known))]
+    keep(place, "filled", result, ranks)
 
 
 def agreements(place: Path) -> None:

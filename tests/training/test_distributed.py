@@ -57,6 +57,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)[-4000:]
     return said
 
@@ -69,14 +70,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         go(case, ALONE, folder / f"{name}-by-1", steps=2)
     (folder / "4").mkdir()
     (folder / "2").mkdir()
-    finish(launch(4, folder, "cases,resumes,agreements"))
-    for made in ("cases", "agreements.0.json"):
+    finish(launch(4, folder, "cases,resumes,agreements,filled"))
+    for made in ("cases", "agreements.0.json", "filled.0.json"):
         shutil.move(folder / made, folder / "4" / made)
     for rank in (1, 2, 3):
         shutil.move(folder / f"agreements.{rank}.json", folder / "4")
     shutil.rmtree(folder / "signalled")
-    finish(launch(2, folder, "cases,resumes,same_again,agreements"))
-    for made in ("cases", "agreements.0.json", "agreements.1.json"):
+    finish(launch(2, folder, "cases,resumes,same_again,agreements,filled"))
+    for made in ("cases", "agreements.0.json", "agreements.1.json", "filled.0.json"):
         shutil.move(folder / made, folder / "2" / made)
     return folder
 
@@ -174,21 +175,31 @@ def test_ranks_agree(place: Path, count: int) -> None:
         assert one["main"][0] == "FileError" and "not a run" in one["main"][1]
 
 
+@pytest.mark.parametrize("count", COUNTS)
+def test_an_empty_network_is_filled_with_the_same_weights(place: Path, count: int) -> None:
+    found = numbers(place / str(count), "filled")
+    assert {name: sharded for name, (sharded, _) in found.items()} == {
+        **dict.fromkeys(("replicated", "small enough"), False),
+        **dict.fromkeys(("sharded", "lstm", "cut", "cut-biases"), True),
+    }
+    assert all(same for _, same in found.values()), found
+
+
 @pytest.mark.parametrize("leave", [False, True], ids=["killed", "an error of its own"])
 def test_where_a_rank_ends_the_others_end_with_a_sentence(tmp_path: Path, leave: bool) -> None:
     processes = launch(2, tmp_path, "endless", **({"LEAVE": "1"} if leave else {}))
-    checkpoints = tmp_path / "endless" / "checkpoints"
-    deadline = time.monotonic() + 60
-    while not leave and not (checkpoints / "step-3").is_dir():
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.01)
-    if not leave:
-        processes[1].send_signal(signal.SIGKILL)
     try:
-        said = [process.communicate(timeout=60)[1] for process in processes]
+        deadline = time.monotonic() + 120
+        while not leave and not (tmp_path / "endless" / "checkpoints" / "step-3").is_dir():
+            assert time.monotonic() < deadline and processes[0].poll() is None
+            time.sleep(0.01)
+        if not leave:
+            processes[1].send_signal(signal.SIGKILL)
+        said = [process.communicate(timeout=120)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     assert processes[0].returncode == 2, said[0]
     assert re.match(r"yanmo: rank 0 of 2 lost contact with the others \(.*Connection (closed|reset) by peer", said[0])
     assert "Traceback" not in said[0] and len(said[0].splitlines()) == 1

@@ -12,6 +12,7 @@ In: sections of a Recipe, and what the tokenizer says. Out: a network, settings.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from yanmo.models.adapterfiles import is_adapter
 from yanmo.models.adapters import AdapterConfig, add_adapter, quantize_base
 from yanmo.models.checkpoint import Network, build, load_config, load_network
 from yanmo.models.config import Head
-from yanmo.models.initial import initialise
+from yanmo.models.initial import Whole, initialise
 from yanmo.models.sketch import Config, check_shape, network_config, without_dropout
 from yanmo.recipe import AdapterSection, ModelSection, Recipe, TrainSection
 from yanmo.tokens.making import ends
@@ -29,13 +30,25 @@ from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.training.loop import Settings
 
 
-def build_network(model: ModelSection, tokenizer: Tokenizer, *, length: int, seed: int = 0) -> Network:
-    """A network with first weights; the same arguments give the same bytes, and the global generator is not touched."""
+def build_network(
+    model: ModelSection, tokenizer: Tokenizer, *, length: int, seed: int = 0, empty: bool = False
+) -> Network:
+    """A network with first weights; the same arguments give the same bytes, and the global generator is not touched.
+
+    empty: without memory (torch's device "meta"), for `spread` to give it its parts and `first_weights` to fill them.
+    """
     start_id, end_id = ends(tokenizer)
     ids = {"start_id": start_id, "end_id": end_id, "pad_id": tokenizer.pad_id}
-    network = build(network_config(model, vocab_size=tokenizer.vocab_size, length=length, **ids))  # type: ignore[arg-type]
-    initialise(network, torch.Generator().manual_seed(seed))
+    with torch.device("meta") if empty else nullcontext():
+        network = build(network_config(model, vocab_size=tokenizer.vocab_size, length=length, **ids))  # type: ignore[arg-type]
+    if not empty:
+        first_weights(network, seed)
     return network
+
+
+def first_weights(network: Network, seed: int, whole: Whole = nullcontext) -> None:
+    """Draw the weights of a network that begins from nothing."""
+    initialise(network, torch.Generator().manual_seed(seed), whole)
 
 
 def open_network(recipe: Recipe, folder: Path) -> Network:

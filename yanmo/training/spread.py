@@ -4,6 +4,7 @@ In: a network, the same on every rank, and Ranks. Out: the same network, spread;
 
     spread            share the network out, as [scale] says
     wrapped           an objective → the same for a spread network
+    speed             tokens per second of all ranks together
     evaluate          the loss of validation batches, each rank computing its share of the rows
     precision         in which precision a step computes: `lowered`, or FSDP's own policy
     sum_gradients     after a window: the gradients that each rank lacks
@@ -28,8 +29,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 
 from yanmo.errors import ConfigError
 from yanmo.models.config import TransformerConfig
+from yanmo.models.initial import Whole
 from yanmo.models.transformer import Stack
 from yanmo.system import usable_memory
 from yanmo.training import objectives
@@ -45,9 +48,11 @@ from yanmo.training.distributed import Ranks
 from yanmo.training.objectives import Evaluation
 from yanmo.training.optimizer import orthogonalise, split_parameters
 from yanmo.training.precision import DTYPES, lowered
+from yanmo.training.randomness import kept
 from yanmo.training.sharded import local
 
 Objective = Callable[[Any, Any], tuple[Tensor, int]]
+Draw = Callable[[Any, Whole], None]
 
 BUCKET = 1 << 23  # numbers that are summed in one exchange: 32 MiB
 STATE_BYTES = 18  # of a parameter that is trained: weight, gradient, two of AdamW in float32, a copy in bfloat16
@@ -59,14 +64,19 @@ CUT = {  # Megatron's cut of a layer
 WITHIN_HEADS = ("attention.query_norm", "attention.key_norm")  # every neighbour uses them, on heads of its own
 
 
-def spread(network: nn.Module, ranks: Ranks, precision: str = "float32") -> None:
+def spread(network: nn.Module, ranks: Ranks, precision: str = "float32", draw: Draw | None = None) -> None:
     """Share the network out in place; every rank must hold the same, on its device, before its optimizer is made.
 
-    A model that cannot be cut by `tensor_parallel` is a ConfigError.
+    It may be empty (on torch's device "meta"), so that no rank ever holds all of a large one: `draw(network, whole)`
+    then fills it, weight by weight (models/initial.py). A model that `tensor_parallel` cannot cut is a ConfigError.
     """
     if ranks.alone:
         return
+    empty = any(parameter.is_meta for parameter in network.parameters())
+    assert not empty or draw is not None, "an empty network needs to be filled"
     if not ranks.by_main(lambda: _needs_sharding(network, ranks)):
+        if empty and draw is not None:
+            _fill(network, ranks, draw)
         for tensor in [*network.parameters(), *network.buffers()]:  # machines may round first weights differently
             dist.broadcast(tensor.data, 0)
         return
@@ -76,6 +86,33 @@ def spread(network: nn.Module, ranks: Ranks, precision: str = "float32") -> None
         ranks.partial = set(_cut(network, ranks.mesh["tensor"]))
     _fully_shard(network, ranks, DTYPES[precision])
     ranks.sharded = True
+    if empty and draw is not None:
+        _fill(network, ranks, draw)
+
+
+def _fill(network: nn.Module, ranks: Ranks, draw: Draw) -> None:
+    network.to_empty(device=ranks.device)
+
+    @contextmanager
+    def whole(parameter: nn.Parameter) -> Iterator[Tensor]:
+        tensor = torch.empty(parameter.shape, dtype=parameter.dtype)  # on the CPU, whose generator draws everywhere
+        yield tensor
+        local(parameter).copy_(_part_of(tensor, parameter))
+
+    with torch.no_grad():
+        draw(network, whole)
+
+
+def _part_of(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a whole tensor that a parameter holds here: cut by the neighbours first, and FSDP shards the cuts."""
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    for name in () if mesh is None else reversed(mesh.mesh_dim_names):
+        placement = parameter.placements[mesh.mesh_dim_names.index(name)]  # type: ignore[attr-defined]
+        if not placement.is_replicate():
+            size, place = mesh[name].size(), mesh[name].get_local_rank()
+            parts = tensor.chunk(size, placement.dim)
+            tensor = parts[place] if place < len(parts) else tensor.narrow(placement.dim, 0, 0)
+    return tensor
 
 
 def _needs_sharding(network: nn.Module, ranks: Ranks) -> bool:
@@ -169,6 +206,31 @@ def evaluate(
 def precision(network: nn.Module, ranks: Ranks, dtype: torch.dtype) -> AbstractContextManager[Callable[[], None]]:
     """`lowered`, or nothing where FSDP lowers."""
     return lowered(network, torch.float32 if ranks.sharded else dtype)
+
+
+def speed(network: nn.Module, ranks: Ranks, batch: Any, objective: Objective, dtype: torch.dtype) -> float:
+    """Tokens per second of all ranks together, forward and backward: the better of two passes after one to warm up.
+
+    Nothing is changed but gradients, which are gone; all ranks must call it, with the same batch.
+    """
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    whole, share, times = wrapped(objective, ranks), ranks.share(batch).to(ranks.device), []
+    network.train()
+    with kept(ranks.device):
+        for _ in range(3):
+            ranks.total([0.0])  # all begin together
+            began = time.perf_counter()
+            with precision(network, ranks, dtype) as gather:
+                loss, count = whole(network, share)
+                if count or ranks.sharded:
+                    loss.backward()
+                    gather()
+            sum_gradients(parameters, ranks)
+            ranks.total([float(loss.detach())])
+            times.append(time.perf_counter() - began)
+            for parameter in parameters.values():
+                parameter.grad = None
+    return ranks.by_main(lambda: batch.ids.numel() / min(times[1:]))
 
 
 # --- matrices that are cut
