@@ -25,6 +25,7 @@ from yanmo import machine
 from yanmo.inference.model import Model, load
 from yanmo.models.checkpoint import Network, build
 from yanmo.models.initial import initialise
+from yanmo.plan.count import parameters, training_flops
 from yanmo.runs import Run, open_run
 from yanmo.tokens.batches import Batch, PackedBatches, validation_batches
 from yanmo.tokens.shards import TokenShards, open_shards
@@ -114,7 +115,7 @@ def _fitting(tour: Tour, name: str, shards: TokenShards, plan: dict[str, Any]) -
         measured = rung
         rung = nets.fitting_rung(lambda r: make(r, shards.vocab_size, shards.end_id), speed, seconds, length)
         rung = min(rung, measured + 2)  # a forecast for a network much larger than the measured one is a guess
-    tokens = speed * seconds / nets.per_token(make(rung, shards.vocab_size, shards.end_id), length)
+    tokens = speed * seconds / training_flops(make(rung, shards.vocab_size, shards.end_id), length)
     return {
         "rung": rung,
         "rows": _rows(tokens, length, shards.n_tokens),
@@ -155,7 +156,7 @@ def _speed(name: str, config: nets.Config, shards: TokenShards, plan: dict[str, 
         if len(speeds) >= 2 and time.monotonic() - began > seconds:
             break
     speeds = sorted(speeds[1:])  # the first one also sets up what the others use
-    return speeds[len(speeds) // 2] * nets.per_token(config, plan["length"])
+    return speeds[len(speeds) // 2] * training_flops(config, plan["length"])
 
 
 def _divide(tour: Tour, network: Network, valid: TokenShards, length: int) -> float:
@@ -229,14 +230,14 @@ def train_net(tour: Tour, show: Show, name: str) -> dict[str, Any]:
     result = {
         "seconds": round(last["seconds"] + measuring, 3),
         "bits_per_byte": score.bits_per_byte,
-        "parameters": nets.parameters(config),
+        "parameters": parameters(config),
         "train_seconds": last["seconds"],
         "steps": last["step"],
         "tokens": last["tokens"],
         "epochs": last["tokens"] / shards.n_tokens,
         "layers": nets.layers(config),
         "width": config.width,
-        "flops": last["tokens"] * nets.per_token(config, length),
+        "flops": last["tokens"] * training_flops(config, length),
         "dtype": plan["precision"],
         "peak_memory": machine.peak_memory(),
         "shape": nets.described(config, own["rows"], length, own["dropout"]),

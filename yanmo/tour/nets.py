@@ -1,9 +1,8 @@
-"""The neural models of a tour: a ladder of sizes, what a token costs on each rung, and which rung fits the time.
+"""The neural models of a tour: a ladder of sizes, and which rung fits the time.
 
-In: a vocabulary, a rung. Out: configs of yanmo.models; parameters and operations as numbers.
+In: a vocabulary, a rung. Out: configs of yanmo.models. What a token costs on a rung is the plan's to count.
 
     transformer, lstm        the rung's config
-    parameters, per_token    weights in all; floating-point operations of training on one token
     fitting_rung             the largest rung that still reads enough tokens in its time
 """
 
@@ -14,6 +13,7 @@ import math
 from collections.abc import Callable
 
 from yanmo.models.config import RecurrentConfig, TransformerConfig
+from yanmo.plan.count import parameters, training_flops
 
 Config = TransformerConfig | RecurrentConfig
 # (layers, width) of the Transformer; width of the two-layer LSTM
@@ -87,35 +87,12 @@ def described(config: Config, rows: int, length: int, rate: float) -> str:
     return f"{kind}; batches of {rows} rows of {length} tokens{more}; Muon and AdamW"
 
 
-def parameters(config: Config) -> int:
-    """All weights, the tied table of tokens counted once."""
-    return config.vocab_size * config.width + _inner(config)
-
-
-def _inner(config: Config) -> int:
-    """Weights besides the table of tokens."""
-    if isinstance(config, RecurrentConfig):
-        cell = 4 * (config.width * config.hidden_width + config.hidden_width**2 + 2 * config.hidden_width)
-        return cell * config.layers + config.vocab_size  # the output has a bias
-    c = config
-    attention = 2 * c.width * c.head_width * (c.n_heads + c.n_kv_heads) + 2 * c.head_width
-    return c.decoder_layers * (attention + 3 * c.width * c.ffn_width + 2 * c.width) + c.width
-
-
-def per_token(config: Config, length: int) -> float:
-    """Operations of forward and backward for one token in rows of `length`: 6 for each weight that it passes, the
-    output layer included, and 6 · layers · width · length for causal attention (Kaplan et al. 2020, §2.1)."""
-    passed = parameters(config)  # the table is passed once, as the output layer
-    looked = 0 if isinstance(config, RecurrentConfig) else config.decoder_layers * config.width * length
-    return 6.0 * (passed + looked)
-
-
 def fitting_rung(make: Callable[[int], Config], speed: float, seconds: float, length: int) -> int:
     """The largest rung whose model, at `speed` operations a second, reads ENOUGH tokens per weight in `seconds`."""
     best = 0
     for rung in range(len(RUNGS)):
         config = make(rung)
-        tokens = speed * seconds / per_token(config, length)
+        tokens = speed * seconds / training_flops(config, length)
         if tokens >= ENOUGH * parameters(config):
             best = rung
     return best

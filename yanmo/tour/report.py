@@ -210,8 +210,9 @@ def _cost(tour: Tour) -> list[object]:
         "Whole time": f"{page.duration(tour.spent)} of {tour.minutes:g} min",
     }
     method = (
-        "Work is counted as 6 operations per weight and token that passes it (2 forward, 4 backward), the output layer "
-        "included and the look-up of embeddings not, plus 6 · layers · width · row length for causal attention."
+        "Work is counted as `yanmo plan` counts it: 6 operations per weight and token that passes it (2 forward, 4 "
+        "backward), the output layer included and the look-up of embeddings not, plus 12 · layers · width · row length "
+        "for attention, of which the causal half that is hidden is a part."
     )
     return [
         page.facts(facts),
