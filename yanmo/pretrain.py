@@ -109,7 +109,7 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
     say("plan", plan)
     settings = build.build_settings(recipe.train, plan["precision"])
     best = fit(recipe, run, ready.network, ready.work, settings, say, ranks)
-    load_step(ready.network, run, best)
+    load_step(ready.network, run, best, ranks)
     result = {"model": str(folder / "model"), "step": best, "parameters": plan["parameters"]}
     result |= ready.work.measure(ready.network, True)
 

@@ -20,7 +20,7 @@ from yanmo.models.checkpoint import Network
 from yanmo.recipe import Recipe
 from yanmo.runs import Run, score_of
 from yanmo.training.checkpoint import load_weights, read_state
-from yanmo.training.distributed import Ranks
+from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.loop import Settings, train
 from yanmo.training.work import Work
 
@@ -50,7 +50,7 @@ def fit(recipe: Recipe, run: Run, network: Network, work: Work, settings: Settin
                         break
     last = ranks.by_main(lambda: run.checkpoints()[-1])
     if not ranks.by_main(lambda: _is_measured(run, last)):
-        state = load_step(network, run, last)
+        state = load_step(network, run, last, ranks)
         measure(last, state["tokens"], state["seconds"])
     best = ranks.by_main(run.best_step)
     if best is None:
@@ -58,9 +58,9 @@ def fit(recipe: Recipe, run: Run, network: Network, work: Work, settings: Settin
     return best
 
 
-def load_step(network: Network, run: Run, step: int) -> dict[str, Any]:
+def load_step(network: Network, run: Run, step: int, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Fill the network with what was measured at a step, and return the state of its checkpoint."""
-    state = read_state(run.checkpoint(step))
+    state = read_state(run.checkpoint(step), ranks)
     load_weights(network, run.checkpoint(step), averaged=True)
     return state
 
@@ -101,5 +101,5 @@ def _catch_up(run: Run, network: Network, every: int, measure: Callable[[int, in
     step = ranks.by_main(due)
     if step:
         run.rewind(step)
-        state = load_step(network, run, step)
+        state = load_step(network, run, step, ranks)
         measure(step, state["tokens"], state["seconds"])
