@@ -52,6 +52,11 @@ def test_what_is_not_known_is_not_said():
     assert step_parts(step(1), {}, "", None, None) == ["step 1", "loss 3.210", "2,600 tokens/s"]
 
 
+def test_where_the_clock_ends_the_run_no_number_of_steps_is_promised():
+    assert step_parts(step(500, share=0.3), FLAT, "", None, None)[0] == "step 500"
+    assert step_parts(step(500), FLAT, "", None, None)[0] == "step 500/2,000"
+
+
 def test_targets_that_are_few_of_the_tokens_are_told_as_tokens_read():
     parts = step_parts(step(2, tokens=614, tokens_per_second=390.0), PLAN, "", None, 307)
     assert f"{390 * 2048 / 307:,.0f} tokens/s" in parts
@@ -99,7 +104,9 @@ def test_time_left_counts_from_where_this_session_began(monkeypatch):
 def test_the_plan_s_costs_are_told_before_the_first_step(capsys):
     shown = Shown(quiet=False)
     shown.hear("plan", PLAN | FLAT)
-    assert "681 MB of memory at most · 0.018 kWh · 0.0031 USD" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "681 MB of memory at most · 0.018 kWh · 0.0031 USD" in said
+    assert "5,000 parameters · 90,000 tokens of text · vocabulary 300\n" in said
 
 
 def test_with_json_nothing_is_printed_beside_it(capsys):

@@ -131,8 +131,9 @@ def step_parts(
     from yanmo.page import duration, nbytes
     from yanmo.runpage.comparison import reading_speed, share_of_peak
 
-    planned = plan.get("steps")
-    number = f"step {values['step']:,}" + (f"/{planned:,}" if isinstance(planned, int) else "")
+    planned, share = plan.get("steps"), values.get("share")
+    counted = isinstance(planned, int) and planned > 0 and share == min(values["step"] / planned, 1.0)
+    number = f"step {values['step']:,}" + (f"/{planned:,}" if counted else "")  # not where the clock ends the run
     parts = [number, f"loss {values['loss']:.3f}"]
     if left is not None:
         parts.append(f"{duration(left)} left")
@@ -186,21 +187,26 @@ def score(values: dict[str, Any]) -> str:
 def _plan(plan: dict[str, Any]) -> str:
     """What the run will take, on two or three lines."""
     from yanmo.page import nbytes
-    from yanmo.runpage.comparison import planned_memory
+    from yanmo.runpage.comparison import planned_memory, tokens_per_step
 
-    steps = "" if plan["steps"] is None else f"{plan['steps']:,} steps of "
-    text = f"{plan['train_tokens']:,} tokens of text, vocabulary {plan['vocab_size']:,}"
-    reading = f"{steps}{plan['tokens_per_step']:,} tokens{'' if steps else ' per step'}"
-    machine = f"{plan['device']}, {plan['precision']} ({plan['precision_reason']})"
-    lines = [
-        f"{plan['parameters']:,} parameters · {text}",
-        f"{reading} · about {_duration(plan['seconds'])}, {plan['epochs']:.2f} epochs · {machine}",
-    ]
+    text = [f"{plan['parameters']:,} parameters"]
+    trained = plan.get("trained_parameters", plan["parameters"])
+    text += [f"{trained:,} of them trained"] if trained != plan["parameters"] else []
+    text += [f"{plan['train_records']:,} records"] if plan.get("train_records") else []
+    text += [f"{plan['train_tokens']:,} tokens of text"] if plan.get("train_tokens") else []
+    text += [f"vocabulary {plan['vocab_size']:,}"] if plan.get("vocab_size") else []
+    steps = f"{plan['steps']:,} steps of " if plan.get("steps") else ""
+    reading = f"{steps}{tokens_per_step(plan) or 0:,.0f} tokens{'' if steps else ' per step'}"
+    time = f"about {_duration(plan['seconds'])}"
+    epochs = f", {plan['epochs']:.2f} epochs" if plan.get("epochs") else ""
+    reason = f" ({plan['precision_reason']})" if plan.get("precision_reason") else ""
+    machine = f"{plan.get('device_title', plan.get('device'))}, {plan.get('precision')}{reason}"
     memory, energy, money = planned_memory(plan), plan.get("energy_kwh"), plan.get("money_usd")
     costs = [f"{nbytes(memory)} of memory at most"] if memory else []
     costs += [f"{energy:.3g} kWh"] if energy else []
     costs += [f"{money:.2g} USD"] if money else []
-    return "\n".join([*lines, *([" · ".join(costs)] if costs else [])])
+    lines = [text, [reading, f"{time}{epochs}", machine], costs]
+    return "\n".join(" · ".join(parts) for parts in lines if parts)
 
 
 def _duration(seconds: float) -> str:

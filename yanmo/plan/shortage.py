@@ -28,6 +28,7 @@ from yanmo.errors import ConfigError, Error
 from yanmo.plan import making
 from yanmo.plan.budget import SAFETY
 from yanmo.plan.making import Plan
+from yanmo.plan.wishes import Wishes
 from yanmo.plan.words import MOMENTS, size
 from yanmo.system import memory, process_bytes, process_room, usable_memory
 
@@ -91,24 +92,13 @@ def usable(plan: Plan) -> float | None:
 
 def fitting(plan: Plan, room: float) -> Plan | None:
     """The plan with the nearest setting whose peak is at most `room` bytes; None where no setting is so small."""
-    device = replace(plan.device, memory=max(room, 1.0) / SAFETY)
-    setting = plan.setting
-    again = making.plan(
-        plan.subject,
-        device=device,
-        count=setting.count,
-        batch=setting.rows,
-        context=setting.context,
-        precision=setting.precision,
-        recompute=setting.recompute,
-        rank=plan.rank,
-        tokens=plan.tokens,
-        utilisation=plan.utilisation,
-        measure=False,
-    )
-    found = again if again.fits else again.nearest
+    if plan.memory.total <= room:
+        return plan
+    smaller = replace(plan.device, memory=max(room, 1.0) / SAFETY)
+    found = making.nearest_fit(Wishes(), replace(plan, device=smaller))
     # processes on one CPU share its memory, so more of them are no remedy
-    return None if found and plan.device.kind == "cpu" and found.setting.count > setting.count else found
+    more = found is not None and found.setting.count > plan.setting.count
+    return None if more and plan.device.kind == "cpu" else found
 
 
 def overrides(plan: Plan, other: Plan) -> str:

@@ -135,9 +135,11 @@ def _lede(run: Folder) -> str:
     history, last = run.history, run.history.last_step
     if last is None:
         return "Nothing was logged yet."
-    planned = run.plan.get("steps")
+    planned = _section(run, "train").get("steps")
     count = f"{last['step']:,}"
-    steps = f"{count} of {planned:,} steps" if isinstance(planned, int) else f"{count} step{'s' * (last['step'] != 1)}"
+    steps = f"{count} step{'s' * (last['step'] != 1)}"
+    if isinstance(planned, int) and planned != last["step"]:
+        steps = f"{count} of {planned:,} steps"
     seconds = finite(last.get("seconds"))
     spent = "" if seconds is None else f" in {page.duration(seconds)}"
     size = run.plan.get("parameters")
