@@ -15,6 +15,7 @@ the run folder, and what is finished is not made again when the same recipe is r
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import types
@@ -32,9 +33,13 @@ from yanmo.hub import resolve
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.model import Model
 from yanmo.models.adapterfiles import save_adapter
-from yanmo.models.checkpoint import Network
+from yanmo.models.checkpoint import Network, load_config
 from yanmo.models.sketch import public_family
+from yanmo.plan.making import Plan
+from yanmo.plan.running import plan_record, plan_run
+from yanmo.plan.shortage import check_memory, memory_told
 from yanmo.recipe import Recipe, TrainSection, identity, read_recipe
+from yanmo.runpage.report import write_report
 from yanmo.runs import Run
 from yanmo.tokens import making
 from yanmo.tokens.chat import PLAIN, with_template
@@ -105,10 +110,14 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         say("model", read_json_object(folder / "plan.json").get("result", {}))
         return folder / "model"
     ready = _prepare(recipe, run, say, ranks)
-    plan = make_plan(recipe, run, ready, ranks)
+    planned, plan = make_plan(recipe, run, ready, ranks)
+    warning = ranks.together(lambda: _check_memory(recipe, planned))
+    if warning:
+        say("note", {"text": warning})
     say("plan", plan)
     settings = build.build_settings(recipe.train, plan["precision"])
-    best = fit(recipe, run, ready.network, ready.work, settings, say, ranks)
+    with memory_told(planned):
+        best = fit(recipe, run, ready.network, ready.work, settings, say, ranks)
     load_step(ready.network, run, best, ranks)
     result = {"model": str(folder / "model"), "step": best, "parameters": plan["parameters"]}
     result |= ready.work.measure(ready.network, True)
@@ -122,6 +131,8 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         _save(recipe, ready, network, model_card(recipe, plan, result, ready.source), folder / "model")
 
     ranks.by_main(save)
+    if ranks.is_main:
+        write_report(folder)
     say("model", result)
     return folder / "model"
 
@@ -262,8 +273,8 @@ def _device() -> torch.device:
 # --- the plan
 
 
-def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> dict[str, Any]:
-    """What the run will take: from plan.json, or computed and, where the precision is "auto", measured for a second.
+def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> tuple[Plan, dict[str, Any]]:
+    """What the run will take, and RUN/plan.json: read if it is there, else arithmetic and a second of measuring.
 
     The network is spread out over the ranks as soon as its precision is known; its speed is that of all together.
     """
@@ -272,27 +283,36 @@ def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> dict[str,
     batch = first_batch(ready.work)
     chosen = known or _precision(recipe, ready, batch, ranks)
     spread(network, ranks, chosen["precision"], lambda net, whole: build.first_weights(net, train.seed, whole))
+    timed = chosen.get("timed_tokens_per_second")
+    if timed is None:
+        timed = speed(network, ranks, batch, ready.work.objective, DTYPES[chosen["precision"]])
+    teacher = recipe.objective.teacher
+    plan = plan_run(
+        recipe,
+        network.config,
+        count=ranks.count,
+        precision=chosen["precision"],
+        tokens_per_second=timed,
+        targets=_targets(recipe, batch),
+        teacher=None if teacher is None else load_config(resolve(teacher))[1],
+    )
     if known is not None:
-        return known
-    per_step = train.rows * train.length * train.accumulation
-    plan: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "trainable": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
-        "vocab_size": network.config.vocab_size,
-        **{key: value for key, value in ready.work.facts.items() if key != "files"},
-        "tokens_per_step": per_step,
-        "steps": train.steps,
-        "device": f"{ranks.count} × {_device()}" if ranks.count > 1 else str(_device()),
-        **chosen,
-    }
-    if "tokens_per_second" not in chosen:
-        dtype = DTYPES[plan["precision"]]
-        plan["tokens_per_second"] = speed(network, ranks, batch, ready.work.objective, dtype)
-    rate = plan["tokens_per_second"]
-    seconds = train.minutes * 60 if train.minutes is not None else (train.steps or 0) * per_step / rate
-    plan |= {"seconds": seconds, "epochs": seconds * rate / plan["train_tokens"]}
-    ranks.by_main(lambda: write_json(path, plan))
-    return plan
+        return plan, known
+    facts = {key: value for key, value in ready.work.facts.items() if key != "files"}
+    chosen |= {"timed_tokens_per_second": timed, "parameters": sum(p.numel() for p in network.parameters())}
+    record = plan_record(plan, facts) | chosen
+    ranks.by_main(lambda: write_json(path, record))
+    return plan, record
+
+
+def _targets(recipe: Recipe, batch: Any) -> float | None:
+    """The share of the tokens that the loss looks at, where the objective alone does not say it."""
+    return batch.n_targets / batch.ids.numel() if recipe.objective.kind in ("masked", "chat") else None
+
+
+def _check_memory(recipe: Recipe, plan: Plan) -> str | None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    return check_memory(plan, ranks=here, allow=not recipe.scale.check_memory, override="scale.check_memory=false")
 
 
 def _precision(recipe: Recipe, ready: Ready, batch: Any, ranks: Ranks) -> dict[str, Any]:
@@ -303,7 +323,7 @@ def _precision(recipe: Recipe, ready: Ready, batch: Any, ranks: Ranks) -> dict[s
         ready.network.train()
         probe = probe_precision(ready.network, batch, ready.work.objective)
         rate = probe.bfloat16 if probe.precision == "bfloat16" else probe.float32
-        return {"precision": probe.precision, "precision_reason": probe.reason, "tokens_per_second": rate}
+        return {"precision": probe.precision, "precision_reason": probe.reason, "timed_tokens_per_second": rate}
     if ranks.device.type == "cuda":
         return {"precision": "bfloat16", "precision_reason": "GPUs are faster in it"}
 

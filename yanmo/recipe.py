@@ -155,6 +155,7 @@ class ScaleSection(Section):
 
     shard: Literal["auto", "none", "full"] = "auto"  # full: each rank holds a part of weights and optimizer
     tensor_parallel: Whole = 1  # ranks that share each matrix of a decoder
+    check_memory: bool = True  # refuse a run whose plan does not fit into this machine
 
 
 class Recipe(Section):

@@ -203,8 +203,8 @@ def _plan(plan: dict[str, Any]) -> str:
     machine = f"{plan.get('device_title', plan.get('device'))}, {plan.get('precision')}{reason}"
     memory, energy, money = planned_memory(plan), plan.get("energy_kwh"), plan.get("money_usd")
     costs = [f"{nbytes(memory)} of memory at most"] if memory else []
-    costs += [f"{energy:.3g} kWh"] if energy else []
-    costs += [f"{money:.2g} USD"] if money else []
+    costs += [f"{energy:.3g} kWh"] if energy and energy > 0.001 else []
+    costs += [f"{money:.2f} USD"] if money and money >= 0.01 else []
     lines = [text, [reading, f"{time}{epochs}", machine], costs]
     return "\n".join(" · ".join(parts) for parts in lines if parts)
 

@@ -8,6 +8,7 @@ In: a recipe and the config of its network; what was measured. Out: the Plan, an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from yanmo.plan import devices, making, spreading
 from yanmo.plan.budget import SAFETY
 from yanmo.plan.devices import Device
-from yanmo.plan.making import Plan
+from yanmo.plan.making import TRIED, Plan
 from yanmo.plan.method import Config
 from yanmo.plan.subject import of_recipe_and_config
 from yanmo.plan.wishes import Wishes
@@ -44,16 +45,22 @@ def plan_run(
     subject = of_recipe_and_config(recipe, config, "the run", teacher)
     if targets is not None:
         subject = replace(subject, method=replace(subject.method, targets=targets))
-    place = devices.this_machine(SECONDS) if device is None else device
+    place = _here() if device is None else device
     wishes = Wishes(precision=precision)
     setting = spreading.start(subject, wishes, place, count)
-    speed = None
+    share = None
     if tokens_per_second is not None:
-        speed = making.share_of_peak(subject, place, setting, tokens_per_second)
-    made = making.make(subject, wishes, place, setting, speed)
+        share = (making.share_of_peak(subject, place, setting, tokens_per_second), TRIED)
+    made = making.make(subject, wishes, place, setting, share)
     return (
         made if made.memory.total <= SAFETY * place.memory else replace(made, nearest=making.nearest_fit(wishes, made))
     )
+
+
+@functools.cache
+def _here() -> Device:
+    """This machine, measured once in a process."""
+    return devices.this_machine(SECONDS)
 
 
 def plan_record(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 In: an opened run, a network, its work (work.py), settings. Out: the best evaluated step, which has a checkpoint.
 
     fit           train → measure every so many steps → stop at the end, or where nothing gets better
+    Told          metrics, events and the page of a run
     load_step     the weights of a checkpoint as they were measured: their average where the run keeps one
 
 `say(stage, values)` hears of "step" and "evaluation".
@@ -16,11 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 from yanmo.errors import Error, FileError
+from yanmo.machine import memory_in_use, reset_memory_in_use
 from yanmo.models.checkpoint import Network
 from yanmo.recipe import Recipe
+from yanmo.runpage.report import keep_current
 from yanmo.runs import Run, score_of
 from yanmo.training.checkpoint import load_weights, read_state
 from yanmo.training.distributed import ALONE, Ranks
+from yanmo.training.events import FOLDER, Events
 from yanmo.training.loop import Settings, train
 from yanmo.training.work import Work
 
@@ -33,15 +37,17 @@ def fit(recipe: Recipe, run: Run, network: Network, work: Work, settings: Settin
     With several ranks all call it, with a network that is spread out.
     """
     every, patience = recipe.train.eval_every, recipe.train.patience
-    measure = functools.partial(_measure, run, network, work, say)
+    told = Told(run, say, ranks, events=recipe.train.tensorboard)
+    measure = functools.partial(_measure, told, network, work)
+    reset_memory_in_use(ranks.device)
     _catch_up(run, network, every, measure, ranks)
     if not ranks.by_main(lambda: _exhausted(run, patience)):
         batches = work.batches()
         steps = train(network, batches, work.objective, settings, run=run, ranks=ranks)
-        with contextlib.closing(steps):
+        with told, contextlib.closing(steps):
             for step in steps:
                 done = step.seconds / settings.seconds if settings.seconds else step.step / (settings.steps or 1)
-                say("step", step.record() | {"share": min(done, 1.0), "epoch": batches.epoch})
+                told.step(step.record(), {"share": min(done, 1.0), "epoch": batches.epoch})
                 if step.step % every == 0:
                     with step.averaged():
                         measure(step.step, step.tokens, step.seconds)
@@ -65,11 +71,47 @@ def load_step(network: Network, run: Run, step: int, ranks: Ranks = ALONE) -> di
     return state
 
 
-def _measure(run: Run, network: Network, work: Work, say: Say, step: int, tokens: int, seconds: float) -> None:
+class Told:
+    """Who hears of a run: its metrics, the caller, and where they are wanted the event files and the page.
+
+    An event file repeats the run's metrics first, so it is opened at the first step, when those of lost steps are gone.
+    """
+
+    def __init__(self, run: Run, say: Say, ranks: Ranks, *, events: bool) -> None:
+        self.run, self.say, self.ranks = run, say, ranks
+        self.wanted = events and ranks.is_main
+        self.events: Events | None = None
+        self.page = keep_current(run.folder) if ranks.is_main else lambda: None
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.events is not None:
+            self.events.close()
+            self.events = None
+
+    def step(self, record: dict[str, Any], more: dict[str, Any]) -> None:
+        """Tell of a step, which the loop has logged."""
+        if self.wanted and self.events is None:
+            self.events = Events(self.run.folder / FOLDER, self.run.metrics())
+        elif self.events is not None:
+            self.events.log(record)
+        self.say("step", record | more | {"memory": memory_in_use(self.ranks.device)})
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Log an evaluation, and tell of it."""
+        line = record | {"memory": memory_in_use(self.ranks.device)}
+        self.run.log(**line)
+        if self.events is not None:
+            self.events.log(line)
+        self.say("evaluation", line)
+        self.page()
+
+
+def _measure(told: Told, network: Network, work: Work, step: int, tokens: int, seconds: float) -> None:
     score = work.measure(network, False)
-    line = {"step": step, "tokens": tokens, "seconds": seconds, **score}
-    run.log(**line)
-    say("evaluation", line)
+    told.evaluation({"step": step, "tokens": tokens, "seconds": seconds, **score})
 
 
 def _is_measured(run: Run, step: int) -> bool:
