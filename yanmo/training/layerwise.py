@@ -7,8 +7,9 @@ In: a network. Out: for a while, another way from what a layer reads to what it 
     compiled_layer      torch.compile over one layer, shared by all; one graph for each shape
 
 Recomputation takes the random state of the forward pass again, so that dropout hides the same: loss and gradients are
-equal to the bit. Compiled layers sum in another order, and draw other dropout, than plain ones. Weights keep their
-names in both. Passes without gradients (evaluation, a teacher) go the plain way.
+equal to the bit. Compiled layers sum in another order, and draw other dropout, than plain ones; as a graph depends on
+the shape alone, a resumed run has the same bits. Weights keep their names in both. Passes without gradients
+(evaluation, a teacher) go the plain way.
 """
 
 from __future__ import annotations
