@@ -15,9 +15,9 @@ PACKAGE = ROOT / "yanmo"
 
 BASE = {"errors", "files"}
 ROOMS = ["corpus", "tokens", "models", "training", "inference"]  # text flows from left to right
-BESIDE = {"runs", "recipe", "machine", "system", "hub", "page", "charts", "runpage"}
+BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "page", "charts", "runpage"}
 # beside the rooms, and standing on another file there
-PARTS = {"machine": {"system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
+PARTS = {"machine": {"rates", "system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
 DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "finetune", "cli"}
 TENSORS = {"models", "training", "inference", "tour", "pretrain", "finetune"}  # the command line imports these inside its verbs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from yanmo import __version__, machine, system
+from yanmo import __version__, machine, rates, system
 from yanmo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,8 +187,20 @@ def test_the_best_run_counts_and_the_first_one_does_not(monkeypatch):
     def job():
         clock[0] += next(takes)
 
-    assert machine._best_time(job, seconds=5.0) == 1.0
+    assert machine.best_time(job, seconds=5.0) == 1.0
     assert next(takes, None) is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_rates_of_training_are_numbers_that_a_machine_can_have(precision):
+    found = rates.measured_rates(precision, seconds=0.1)
+    assert 1e8 < found.product < 1e15
+    assert found.fresh <= found.stream
+    assert 1e-8 < found.operation < 1e-2
+    few, many = rates.COLUMNS
+    assert found.attention_at(few) == pytest.approx(found.attention[few])
+    between = sorted(found.attention.values())
+    assert between[0] <= found.attention_at((few * many) ** 0.5) <= between[1]
 
 
 # --- the report
@@ -212,10 +224,12 @@ def test_a_product_that_torch_lacks_is_a_note(monkeypatch):
 
     monkeypatch.setattr(machine, "_product", product)
     monkeypatch.setattr(machine, "measured_bandwidth", lambda seconds: 1e9)
-    monkeypatch.setattr(machine, "_best_time", lambda job, seconds: job() or 1.0)
+    monkeypatch.setattr(machine, "measured_rates", lambda precision: rates.measured_rates(precision, seconds=0.05))
+    monkeypatch.setattr(machine, "best_time", lambda job, seconds: job() or 1.0)
     report = machine.doctor()
     assert report.peak["float32"] == 2 * 256**3
     assert report.peak["int8"] is None
+    assert [found["precision"] for found in report.rates] == ["float32", "bfloat16"]
     assert "int8: addmm_impl_cpu_ not implemented" in report.notes
 
 

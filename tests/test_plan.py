@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models import tiny
-from tests.plans import PLACE, SHAPES, SIZES
+from tests.plans import PLACE, SIZES
 from yanmo.errors import Error, InputError
 from yanmo.models.config import TransformerConfig
 from yanmo.plan import devices
@@ -85,19 +85,6 @@ def test_a_model_folder_is_planned_and_its_inference_too(tmp_path):
     inference = made.as_dict()["inference"]
     assert inference["fits"]
     assert inference["memory_bytes"]["weights"] == 4 * made.parameters
-
-
-def test_this_machine_is_measured_and_the_real_network_timed(monkeypatch):
-    here = Device(name="auto", title="here", kind="cpu", memory=8e9, cores=2, measured=True, flops={"float32": 1e11})
-    monkeypatch.setattr(devices, "this_machine", lambda: here)
-    made = plan(
-        TransformerConfig(**SIZES, **SHAPES["qwen3"]), device="auto", context=32, tokens=1e6, precision="float32"
-    )
-    assert made.utilisation not in devices.UTILISATION.values()
-    assert made.tokens_per_second > 0
-    assert any("timed here" in note for note in made.assumptions)
-    guessed = plan(TransformerConfig(**SIZES, **SHAPES["qwen3"]), context=32, precision="float32", measure=False)
-    assert guessed.utilisation == devices.UTILISATION["cpu"]
 
 
 def test_a_gpu_that_torch_names_is_found_in_the_table():

@@ -13,7 +13,6 @@ In: what the system says (system.py), torch, imported inside, for the measured s
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from yanmo import __version__
 from yanmo.errors import InputError
+from yanmo.rates import best_time, measured_rates
 from yanmo.system import (
     Cores,
     Memory,
@@ -92,6 +92,7 @@ class Report:
     extras: list[Extra]
     bandwidth: float | None = None  # bytes/s
     peak: dict[str, float | None] = field(default_factory=dict)  # FLOP/s by dtype
+    rates: list[dict[str, Any]] = field(default_factory=list)  # of what training consists of (rates.py), by precision
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,12 +103,13 @@ class Report:
 
 
 def doctor(quick: bool = False) -> Report:
-    """Look at this machine and, unless `quick`, measure it for about five seconds."""
+    """Look at this machine and, unless `quick`, measure it for about seven seconds."""
     import torch
 
     notes: list[str] = []
     bandwidth: float | None = None
     peak: dict[str, float | None] = {}
+    rates: list[dict[str, Any]] = []
     if quick:
         notes.append("speeds were not measured")
     else:
@@ -119,6 +121,7 @@ def doctor(quick: bool = False) -> Report:
             except RuntimeError as error:  # torch has no such product for this processor
                 peak[dtype] = None
                 notes.append(f"{dtype}: {str(error).splitlines()[0]}")
+        rates = [asdict(measured_rates(precision)) for precision in ("float32", "bfloat16")]
     return Report(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -134,6 +137,7 @@ def doctor(quick: bool = False) -> Report:
         extras=extras(),
         bandwidth=bandwidth,
         peak=peak,
+        rates=rates,
         notes=notes,
     )
 
@@ -154,7 +158,7 @@ def measured_bandwidth(seconds: float = 1.0) -> float:
     x = torch.ones(size // 4096 * 1024)
     table, v = x.view(-1, 1024), torch.ones(1024)
     jobs = (lambda: torch.dot(x, x), x.sum, lambda: torch.mv(table, v))
-    return x.nbytes / min(_best_time(job, seconds / len(jobs)) for job in jobs)
+    return x.nbytes / min(best_time(job, seconds / len(jobs)) for job in jobs)
 
 
 def measured_peak(dtype: str | torch.dtype = "float32", seconds: float = 1.0) -> float:
@@ -171,7 +175,7 @@ def measured_peak(dtype: str | torch.dtype = "float32", seconds: float = 1.0) ->
         left = seconds - (time.perf_counter() - start)
         if 2 * 8 * shortest > left:  # eight times the work, once to warm up and once to measure
             break
-        shortest = _best_time(_product(name, n), left if n == 2048 else left / 8)
+        shortest = best_time(_product(name, n), left if n == 2048 else left / 8)
         best = max(best, 2 * n**3 / shortest)
     return best
 
@@ -186,17 +190,6 @@ def _product(name: str, n: int) -> Callable[[], Any]:
     b = torch.linspace(-1, 1, n * n).view(n, n).to(getattr(torch, name))
     out = torch.empty_like(b)
     return lambda: torch.mm(b, b, out=out)
-
-
-def _best_time(job: Callable[[], Any], seconds: float) -> float:
-    """The shortest run: after one to warm up at least one, and more while `seconds` last."""
-    job()
-    start, best = time.perf_counter(), math.inf
-    while best == math.inf or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        job()
-        best = min(best, time.perf_counter() - before)
-    return max(best, 1e-9)
 
 
 def _busy() -> list[str]:

@@ -20,14 +20,14 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Look only; measure no speeds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what this machine has: cores, memory, speeds measured in five seconds, GPU, extras."""
+    """Show what this machine has: cores, memory, speeds measured in seven seconds, GPU, extras."""
     from rich.console import Console
     from rich.table import Table
 
     from yanmo import machine
 
     if sys.stderr.isatty() and not quick:
-        print("measuring for about five seconds …", file=sys.stderr)
+        print("measuring for about seven seconds …", file=sys.stderr)
     report = machine.doctor(quick)
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
@@ -53,6 +53,15 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
         yield "reading", f"{report.bandwidth / 1e9:.1f} GB/s from memory"
     for dtype, peak in report.peak.items():
         yield f"{dtype}", "not measured" if peak is None else f"{peak / 1e9:,.0f} GFLOP/s in a matrix product"
+    for found in report.rates:
+        yield (
+            "training",
+            (
+                f"{found['precision']}: layers {found['product'] / 1e9:,.0f}, attention "
+                f"{max(found['attention'].values()) / 1e9:,.0f} GFLOP/s; values {found['stream'] / 1e9:.0f} GB/s, "
+                f"{found['fresh'] / 1e9:.0f} in new memory; {found['operation'] * 1e6:.1f} µs an operation"
+            ),
+        )
     for gpu in report.gpus:
         size = "memory shared with the processor" if gpu["memory"] is None else _gigabytes(gpu["memory"])
         yield gpu["device"], f"{gpu['name']}, {size}"

@@ -23,6 +23,10 @@ from yanmo.plan.spreading import MAX_COUNT
 from yanmo.plan.subject import Subject, read_subject
 from yanmo.plan.wishes import Setting, Wishes
 
+MOST_TRIED = 300_000_000  # parameters of a network that is made and timed for a plan
+TRIED = "the real network was timed here for some seconds"
+COUNTED = "work of each kind over the speeds measured here, right within about 20 %; the network itself was not timed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -133,12 +137,14 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     found = with_adapter(read_subject(subject, wanted.overrides), wanted)
     place = devices.find(device) if isinstance(device, str) else device
     setting = spreading.start(found, wanted, place, count)
-    speed = None
-    if place.measured and wanted.measure and wanted.utilisation is None:
-        speed = _measured(found, wanted, place, setting)
+    share = None
+    if place.measured and wanted.utilisation is None:
+        speed = _tried(found, wanted, place, setting) if wanted.measure else None
         if speed is not None:
-            setting = replace(setting, precision=speed.precision)
-    made = make(found, wanted, place, setting, None if speed is None else speed.utilisation)
+            setting, share = replace(setting, precision=speed.precision), (speed.utilisation, TRIED)
+        elif place.kind == "cpu":
+            share = (_counted(found, place, setting), COUNTED)
+    made = make(found, wanted, place, setting, share)
     return made if made.fits else replace(made, nearest=nearest_fit(wanted, made))
 
 
@@ -154,25 +160,38 @@ def with_adapter(subject: Subject, wishes: Wishes) -> Subject:
     return replace(subject, method=replace(method, adapter=adapter))
 
 
-def _measured(subject: Subject, wishes: Wishes, device: Device, setting: Setting) -> Any:
-    """The speed of the real network here, where it fits."""
+def _tried(subject: Subject, wishes: Wishes, device: Device, setting: Setting) -> Any:
+    """The speed of the real network here, where it fits and can be made in seconds."""
     from yanmo.plan.measure import measure  # imports torch
 
-    if spreading.memory(subject, device, setting).total > SAFETY * device.memory or setting.count > 1:
+    too_large = spreading.memory(subject, device, setting).total > SAFETY * device.memory
+    if too_large or setting.count > 1 or parameters(subject.config) > MOST_TRIED:
         return None
     asked = wishes.precision or subject.precision
     return measure(subject, setting, device, choose=asked == "auto")
 
 
-def make(subject: Subject, wishes: Wishes, device: Device, setting: Setting, measured: float | None) -> Plan:
-    """The plan of one setting, at a utilisation that was measured, wished for, or assumed."""
+def _counted(subject: Subject, device: Device, setting: Setting) -> float:
+    """The share of this machine's peak by arithmetic: how much work of each kind, over how fast that is here."""
+    from yanmo.plan.timing import counted_seconds
+    from yanmo.rates import measured_rates
+
+    alone = replace(setting, count=1, tensor=1)
+    seconds = counted_seconds(subject, alone, measured_rates(setting.precision))
+    return share_of_peak(subject, device, alone, alone.step_tokens / seconds)
+
+
+def make(
+    subject: Subject, wishes: Wishes, device: Device, setting: Setting, share: tuple[float, str] | None = None
+) -> Plan:
+    """The plan of one setting; share: of the peak, and how it is known, where it is neither wished for nor assumed."""
     config, method = subject.config, subject.method
     notes: list[str] = []
     n = parameters(config)
     per_token = training_flops(config, setting.context, method)
     forward = forward_flops(config, setting.context, method)
     executed = per_token + forward * setting.recompute
-    utilisation = _utilisation(wishes, device, measured, notes)
+    utilisation = _utilisation(wishes, device, share, notes)
     speed = setting.count * device.peak(setting.precision) * utilisation / executed
     tokens = _tokens(subject, wishes, setting, n, speed, notes)
     seconds = tokens / speed
@@ -231,12 +250,12 @@ def _method_notes(subject: Subject, setting: Setting) -> Iterator[str]:
         yield "torch.compile: what it saves and takes is not counted"
 
 
-def _utilisation(wishes: Wishes, device: Device, measured: float | None, notes: list[str]) -> float:
+def _utilisation(wishes: Wishes, device: Device, share: tuple[float, str] | None, notes: list[str]) -> float:
     if wishes.utilisation is not None:
         return wishes.utilisation
-    if measured is not None:
-        notes.append(f"utilisation {measured:.3g}: the real network was timed here for some seconds")
-        return measured
+    if share is not None:
+        notes.append(f"utilisation {share[0]:.3g}: {share[1]}")
+        return share[0]
     assumed = devices.UTILISATION[device.kind]
     notes.append(f"utilisation {assumed:.2f}: {devices.UTILISATION_SOURCE[device.kind]}; --utilisation replaces it")
     return assumed
@@ -285,7 +304,7 @@ def nearest_fit(wishes: Wishes, made: Plan) -> Plan | None:
     for setting in spreading.milder(made.subject, made.device, made.setting):
         if spreading.memory(made.subject, made.device, setting).total <= limit:
             fixed = replace(wishes, utilisation=made.utilisation, tokens=made.tokens)
-            return make(made.subject, fixed, made.device, setting, None)
+            return make(made.subject, fixed, made.device, setting)
     return None
 
 

@@ -9,6 +9,7 @@ In: a recipe and the config of its network; what was measured. Out: the Plan, an
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from yanmo.plan.devices import Device
 from yanmo.plan.making import TRIED, Plan
 from yanmo.plan.method import Config
 from yanmo.plan.subject import of_recipe_and_config
+from yanmo.plan.timing import update_seconds
 from yanmo.plan.wishes import Wishes
 from yanmo.recipe import Recipe
 
@@ -50,7 +52,10 @@ def plan_run(
     setting = spreading.start(subject, wishes, place, count)
     share = None
     if tokens_per_second is not None:
-        share = (making.share_of_peak(subject, place, setting, tokens_per_second), TRIED)
+        tokens = setting.step_tokens
+        update = update_seconds(subject, setting, place.bandwidth or math.inf, place.peak(setting.precision))
+        speed = tokens / (tokens / tokens_per_second + update)
+        share = (making.share_of_peak(subject, place, setting, speed), TRIED)
     made = making.make(subject, wishes, place, setting, share)
     return (
         made if made.memory.total <= SAFETY * place.memory else replace(made, nearest=making.nearest_fit(wishes, made))

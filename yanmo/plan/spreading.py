@@ -110,16 +110,21 @@ def _is_sharded(subject: Subject, device: Device) -> bool:
 def memory(subject: Subject, device: Device, setting: Setting) -> Memory:
     """What each device needs at most."""
     config = subject.config if setting.tensor == 1 else _cut(subject.config, setting.tensor)
-    method = subject.method
+    method, shape = subject.method, shape_of(subject, setting)
     shards = setting.parts if setting.sharded else 1
-    shape = Shape(
+    return training_memory(config, shape, method, device.kind, accumulation=setting.accumulation, shards=shards)
+
+
+def shape_of(subject: Subject, setting: Setting) -> Shape:
+    """A micro-batch of one device."""
+    method = subject.method
+    return Shape(
         rows=setting.rows,
-        context=_columns(setting.context, method.target if config.kind == "encoder-decoder" else 1.0),
+        context=_columns(setting.context, method.target if subject.config.kind == "encoder-decoder" else 1.0),
         source=_columns(setting.context, method.source),
         precision=setting.precision,
         recompute=setting.recompute,
     )
-    return training_memory(config, shape, method, device.kind, accumulation=setting.accumulation, shards=shards)
 
 
 def _columns(context: int, share: float) -> int:
