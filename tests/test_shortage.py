@@ -240,3 +240,14 @@ def test_the_peak_can_be_counted_anew():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 64 * 2**20
+
+
+@LINUX
+def test_what_was_freed_is_given_back():
+    """Small blocks between others stay with the allocator until they are asked back."""
+    code = (
+        "from yanmo import system; blocks = [bytes(1000) for _ in range(100_000)]; kept = blocks[::1000]; del blocks;"
+        "held = system.process_bytes('VmRSS'); system.release_memory(); print(held - system.process_bytes('VmRSS'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40e6

@@ -37,6 +37,7 @@ from yanmo.system import (
     last_cache,
     memory,
     peak_memory,
+    release_memory,
     reset_peak_memory,
 )
 
@@ -234,8 +235,9 @@ def memory_in_use(device: str | torch.device = "cpu") -> int:
 def reset_memory_in_use(device: str | torch.device = "cpu") -> bool:
     """Count from now on, so that what was made before training is no part of it; False where the system cannot.
 
-    Outside Linux the peak of a process is one for its whole life.
+    What is free is given back to the system first. Outside Linux the peak of a process is one for its whole life.
     """
+    release_memory()
     kind = str(device).partition(":")[0]
     if kind == "cuda":
         import torch

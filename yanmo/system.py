@@ -5,6 +5,7 @@ In: /proc, /sys, sysctl, the Windows API; where those are silent, torch's own lo
     cores, cpu_name, instruction_sets, last_cache     the processor, within what this process may use of it
     memory, usable_memory, process_room               bytes; the limits of a container and of the process are respected
     process_bytes, peak_memory, reset_peak_memory     bytes that this process holds, and has held at once
+    release_memory                                    give back what allocators keep for later
     compiler                                          the C++ compiler
 
 What the system does not tell is None, never a guess.
@@ -12,7 +13,9 @@ What the system does not tell is None, never a guess.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import math
 import os
 import platform
@@ -204,6 +207,16 @@ def process_bytes(field: str) -> int | None:
     """A size of this process by proc(5): VmRSS is what it holds, VmData and VmSize what it asked for; else None."""
     match = re.search(rf"^{field}:\s+(\d+) kB", _read(PROC / "self/status"), re.M)
     return int(match[1]) * 1024 if match else None
+
+
+def release_memory() -> None:
+    """Give back to the system what was freed and is kept for later, as a tokenizer's training leaves behind."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+    arrow = sys.modules.get("pyarrow")  # only where it was used
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
 
 
 def reset_peak_memory() -> bool:
