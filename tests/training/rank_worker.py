@@ -39,7 +39,7 @@ from yanmo.training.language import seq2seq
 from yanmo.training.loop import Settings, train
 from yanmo.training.objectives import causal, cross_entropy
 from yanmo.training.sharded import local, whole
-from yanmo.training.spread import evaluate, spread
+from yanmo.training.spread import evaluate, spread, sum_gradients, wrapped
 
 ROWS, LENGTH, STEPS, ACCUMULATION = 4, 9, 4, 3
 
@@ -226,6 +226,36 @@ def same_again(place: Path) -> None:
     states = [ranks.random(3, step) for step in (0, 0, 1)]
     digests = [hashlib.sha256(bytes(s.torch_state.tolist())).hexdigest() for s in states if s is not None]
     keep(place / "again", "random", {"digests": digests}, ranks)
+
+
+def loud(kind: str) -> nn.Module:
+    """A model with matrices so large that every part of it matters."""
+    built = model(kind)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.mul_(8.0 if parameter.ndim > 1 else 1.0)
+    return built
+
+
+def gradients_of(built: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The loss and the whole gradients of one batch, summed over its targets."""
+    loss, count = wrapped(causal, ranks)(built, ranks.share(batch(ROWS, LENGTH)))
+    loss.backward()
+    named = dict(built.named_parameters())
+    sum_gradients(named, ranks)
+    found = {name: whole(p.grad).detach().clone() for name, p in named.items() if p.grad is not None}
+    return found | {"loss": torch.tensor(ranks.total([float(loss.detach())]))}
+
+
+GRADIENTS = {"heads": 2, "gpt2": 2, "untied": 1}  # kind → neighbours that share matrices
+
+
+def gradients(place: Path) -> None:
+    """Gradients of networks that lie in parts."""
+    for kind, tensor in GRADIENTS.items():
+        ranks, built = arrange(shard="full", tensor_parallel=tensor), loud(kind)
+        spread(built, ranks)
+        keep(place / "gradients", kind, {"weights": gradients_of(built, ranks)}, ranks)
 
 
 def filled(place: Path) -> None:

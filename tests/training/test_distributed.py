@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from rank_worker import CASES, LENGTH, RESUMED, STEPS, Case, go, model
+from rank_worker import CASES, GRADIENTS, LENGTH, RESUMED, STEPS, Case, go, gradients_of, loud, model
 from safetensors.torch import load_file
 from small import batch, equal, joined, network
 
@@ -70,14 +70,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         go(case, ALONE, folder / f"{name}-by-1", steps=2)
     (folder / "4").mkdir()
     (folder / "2").mkdir()
-    finish(launch(4, folder, "cases,resumes,agreements,filled"))
-    for made in ("cases", "agreements.0.json", "filled.0.json"):
+    finish(launch(4, folder, "cases,gradients,resumes,agreements,filled"))
+    for made in ("cases", "gradients", "agreements.0.json", "filled.0.json"):
         shutil.move(folder / made, folder / "4" / made)
     for rank in (1, 2, 3):
         shutil.move(folder / f"agreements.{rank}.json", folder / "4")
     shutil.rmtree(folder / "signalled")
-    finish(launch(2, folder, "cases,resumes,same_again,agreements,filled"))
-    for made in ("cases", "agreements.0.json", "agreements.1.json", "filled.0.json"):
+    finish(launch(2, folder, "cases,gradients,resumes,same_again,agreements,filled"))
+    for made in ("cases", "gradients", "agreements.0.json", "agreements.1.json", "filled.0.json"):
         shutil.move(folder / made, folder / "2" / made)
     return folder
 
@@ -111,6 +111,18 @@ def test_ranks_equal_one_process(place: Path, count: int, name: str) -> None:
                 torch.testing.assert_close(given[key], tensor, atol=0.05 if noise or not exact else 1e-4, rtol=0)
     for rank in range(1, count):
         assert numbers(folder, name, rank) == found  # bit by bit, or ranks would drift apart
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_gradients_of_ranks_equal_those_of_one_process(place: Path, count: int, kind: str) -> None:
+    known = gradients_of(loud(kind), ALONE)
+    found = load_file(place / str(count) / "gradients" / f"{kind}.weights.safetensors")
+    assert found.keys() == known.keys()
+    for name, tensor in known.items():
+        # a key's bias has no gradient but rounding: softmax does not see it
+        size = float(tensor.abs().max()) if not name.endswith("key.bias") else 1.0
+        torch.testing.assert_close(found[name].view_as(tensor), tensor, atol=2e-5 * size, rtol=0, msg=name)
 
 
 def test_the_cases_are_what_they_say() -> None:
