@@ -203,6 +203,10 @@ def test_the_rates_of_training_are_numbers_that_a_machine_can_have(precision):
     assert between[0] <= found.attention_at((few * many) ** 0.5) <= between[1]
 
 
+def test_a_product_is_measured_on_a_device_by_name():
+    assert 1e7 < rates.measured_product("cpu", seconds=0.01, size=64) < 1e15
+
+
 # --- the report
 
 

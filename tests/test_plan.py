@@ -101,6 +101,25 @@ def test_a_gpu_that_torch_names_is_found_in_the_table():
     assert devices._known({"name": "GeForce GTX 1080", "memory": 8 * 2**30}) is None
 
 
+def test_a_gpu_that_no_table_has_is_measured(monkeypatch):
+    gpu = {"device": "cuda:0", "name": "GeForce GTX 1080", "memory": 8 * 2**30}
+    monkeypatch.setattr("yanmo.machine.gpus", lambda: [{"device": "mps", "name": "x", "memory": None}, gpu])
+    monkeypatch.setattr("yanmo.rates.measured_product", lambda device, precision, seconds: {"float32": 8e12}[precision])
+    with pytest.raises(KeyError):  # only what torch refuses is left out
+        devices.this_machine()
+
+    def product(device, precision, seconds):
+        assert device == "cuda:0"
+        if precision == "bfloat16":
+            raise RuntimeError("no such product")
+        return 8e12
+
+    monkeypatch.setattr("yanmo.rates.measured_product", product)
+    found = devices.this_machine()
+    assert (found.kind, found.memory, found.flops) == ("cuda", 8 * 2**30, {"float32": 8e12})
+    assert plan("gpt2", device=found, measure=False).setting.precision == "float32"
+
+
 def test_every_device_has_a_source_and_positive_figures():
     for device in DEVICES.values():
         assert device.source

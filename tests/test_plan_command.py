@@ -52,7 +52,7 @@ def test_numbers_are_read_as_people_write_them():
     assert made["tokens"] == 2.5e9
     with pytest.raises(InputError, match="must be a number such as"):
         _run("gpt2", "--device", "h100", "--tokens", "many")
-    with pytest.raises(InputError, match="lora:RANK"):
+    with pytest.raises(InputError, match="KIND:RANK"):
         _run("gpt2", "--device", "h100", "--adapter", "8")
     with pytest.raises(InputError, match="nothing is named to plan"):
         _run()

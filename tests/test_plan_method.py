@@ -25,7 +25,7 @@ from yanmo.recipe import Recipe, read_recipe
 from yanmo.tokens.masking import Spans
 from yanmo.training import spread
 
-HERE = Device(name="auto", title="here", kind="cpu", memory=8e9, measured=True, flops={"float32": 1e11})
+HERE = Device(name="auto", title="here", kind="cpu", memory=8e9, measured=True, here=True, flops={"float32": 1e11})
 LARGE = dataclasses.replace(PLACE, memory=80e9)
 
 

@@ -20,7 +20,9 @@ from yanmo.plan.timing import counted_seconds, parts, update_seconds
 from yanmo.plan.wishes import Setting
 from yanmo.rates import Rates, measured_rates
 
-HERE = Device(name="auto", title="here", kind="cpu", memory=8e9, cores=2, measured=True, flops={"float32": 1e11})
+HERE = Device(
+    name="auto", title="here", kind="cpu", memory=8e9, cores=2, measured=True, here=True, flops={"float32": 1e11}
+)
 CONFIG = TransformerConfig(**SIZES, **SHAPES["qwen3"])
 RATES = Rates(
     precision="float32", product=1e11, attention={128: 5e10, 512: 1e11}, stream=2e10, fresh=5e9, operation=5e-6

@@ -3,6 +3,7 @@
 In: a precision, some time; torch, imported inside. Out: Rates.
 
     measured_rates     the best of several runs of each part
+    measured_product   FLOP/s of a large product, on an accelerator too
     Rates              FLOP/s of products and of attention, bytes/s of small and large tensors, seconds of an operation
 """
 
@@ -62,6 +63,18 @@ def measured_rates(precision: str = "float32", seconds: float = 1.0) -> Rates:
         fresh=min(streams.values()),
         operation=best_time(_chain(dtype), share) / CALLS,
     )
+
+
+def measured_product(device: str, precision: str = "float32", seconds: float = 0.5, size: int = 4096) -> float:
+    """FLOP/s of a product of two square matrices on a device of torch; RuntimeError where it has none."""
+    import torch
+
+    a = torch.full((size, size), 0.5, dtype=getattr(torch, precision), device=device)
+
+    def job() -> None:
+        torch.mm(a, a)[0, 0].item()  # item waits for the device
+
+    return 2 * size**3 / best_time(job, seconds)
 
 
 def _multiply(dtype: Any, size: int) -> Callable[[], Any]:

@@ -42,7 +42,8 @@ def plan(
     precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or auto.")] = None,
     utilisation: Annotated[float | None, typer.Option("--utilisation", help="Share of the peak, e.g. 0.4.")] = None,
     adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="lora:RANK", help="Train an adapter alone.")
+        str | None,
+        typer.Option("--adapter", metavar="KIND:RANK[:BITS]", help="Train an adapter alone: lora:8, dora:16:4."),
     ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Compute activations again in backward.")] = False,
     watts: Annotated[float | None, typer.Option("--watts", help="Power of one device.")] = None,
@@ -86,7 +87,7 @@ def plan(
         context=context,
         precision=precision,
         utilisation=utilisation,
-        rank=_rank(adapter),
+        **_adapter(adapter),
         recompute=recompute,
         watts=watts,
         usd_per_hour=usd_per_hour,
@@ -153,10 +154,11 @@ def _number(text: str, option: str) -> float:
     return float(match[1].replace("_", "").replace(",", "")) * scale
 
 
-def _rank(adapter: str | None) -> int:
-    if adapter is None:
-        return 0
-    match = re.fullmatch(r"lora:([1-9][0-9]{0,5})", adapter.strip().lower())
+def _adapter(text: str | None) -> dict[str, Any]:
+    """lora:8, or dora:16:4 over a base in 4 bits."""
+    if text is None:
+        return {}
+    match = re.fullmatch(r"([a-z]+):([1-9][0-9]{0,5})(?::([0-9]))?", text.strip().lower())
     if match is None:
-        raise InputError(f"--adapter is {adapter!r}, and must be lora:RANK, e.g. lora:8")
-    return int(match[1])
+        raise InputError(f"--adapter is {text!r}, and must be KIND:RANK or KIND:RANK:BITS, e.g. lora:8 or lora:8:4")
+    return {"adapter": match[1], "rank": int(match[2]), "bits": None if match[3] is None else int(match[3])}

@@ -12,7 +12,8 @@ board's largest power. A price is an assumption, not a fact: what one provider a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yanmo.errors import InputError, nearest
@@ -45,6 +46,7 @@ class Device:
     source: str = ""
     cores: int = 0
     measured: bool = False
+    here: bool = False  # so that a network can be tried on it
 
     def peak(self, precision: str) -> float:
         """FLOP/s in a precision; a precision that the device has not is an InputError."""
@@ -130,14 +132,17 @@ def find(name: str) -> Device:
 
 
 def this_machine(seconds: float = 0.5) -> Device:
-    """The first GPU here, from the table where it is in it, else the CPU, measured for about three times `seconds`."""
+    """What training runs on here: the first CUDA GPU, from the table where it is in it, else the CPU.
+
+    What is not in the table is measured, for about three times `seconds`.
+    """
     from yanmo import machine
     from yanmo.system import cores, cpu_name, memory
 
-    gpus = machine.gpus()
-    known = _known(gpus[0]) if gpus else None
-    if known is not None:
-        return known
+    gpus = [gpu for gpu in machine.gpus() if str(gpu["device"]).startswith("cuda")]
+    if gpus:
+        known = _known(gpus[0])
+        return replace(known, here=True) if known else _measured_gpu(gpus[0], seconds)
     found = memory()
     usable = cores().usable
     size = found.total if found.total is not None else found.available
@@ -153,6 +158,29 @@ def this_machine(seconds: float = 0.5) -> Device:
         source="matrix products and memory as `yanmo doctor` measures them",
         cores=max(1, round(usable)),
         measured=True,
+        here=True,
+    )
+
+
+def _measured_gpu(gpu: dict[str, Any], seconds: float) -> Device:
+    """A GPU that is not in the table, by its own products of matrices."""
+    from yanmo.rates import measured_product
+
+    flops = {}
+    for precision in ("float32", "bfloat16"):
+        with contextlib.suppress(RuntimeError):  # an old GPU has no such products
+            flops[precision] = measured_product(str(gpu["device"]), precision, seconds)
+    if gpu["memory"] is None or "float32" not in flops:
+        raise InputError(f"the GPU {gpu['name']} does not say how large or fast it is; name a device with --device")
+    return Device(
+        name="auto",
+        title=f"this machine: {gpu['name']}",
+        kind="cuda",
+        memory=float(gpu["memory"]),
+        flops=flops,
+        source="matrix products as this GPU computes them",
+        measured=True,
+        here=True,
     )
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from yanmo.errors import InputError, nearest
+from yanmo.models.config import TransformerConfig
 from yanmo.plan import devices, spreading
 from yanmo.plan.budget import SAFETY, Memory, inference_memory
 from yanmo.plan.count import adapter_parameters, forward_flops, parameters, training_flops
 from yanmo.plan.devices import Device
 from yanmo.plan.method import Adapter
+from yanmo.plan.optimal import Optimum, optimal
 from yanmo.plan.published import CHINCHILLA, Published
 from yanmo.plan.spreading import MAX_COUNT
 from yanmo.plan.subject import Subject, read_subject
@@ -65,6 +67,13 @@ class Plan:
         return 0 if adapter is None else adapter.rank
 
     @property
+    def optimum(self) -> Optimum | None:
+        """The compute-optimal size for as many FLOPs; of a decoder that is trained from nothing on running text."""
+        config, method = self.subject.config, self.subject.method
+        whole = method.objective == "causal" and method.adapter is None and method.reference is None
+        return optimal(self.flops) if whole and isinstance(config, TransformerConfig) else None
+
+    @property
     def changes(self) -> dict[str, Any]:
         """For a nearest setting: the values that make it fit."""
         values = vars(self.setting)
@@ -101,6 +110,7 @@ class Plan:
             "memory_moment": self.memory.moment,
             "device_memory_bytes": round(self.device.memory),
             "fits": self.fits,
+            "optimal": None if self.optimum is None else vars(self.optimum),
             "nearest": None if self.nearest is None else self._nearest_dict(self.nearest),
             "inference": {
                 "memory_bytes": self.inference.as_dict(),
@@ -138,7 +148,7 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     place = devices.find(device) if isinstance(device, str) else device
     setting = spreading.start(found, wanted, place, count)
     share = None
-    if place.measured and wanted.utilisation is None:
+    if place.here and wanted.utilisation is None:
         speed = _tried(found, wanted, place, setting) if wanted.measure else None
         if speed is not None:
             setting, share = replace(setting, precision=speed.precision), (speed.utilisation, TRIED)

@@ -57,7 +57,8 @@ class Speed:
 
 def measure(subject: Subject, setting: Setting, device: Device, *, choose: bool = False) -> Speed:
     """Train a network of random weights for a few steps; `choose` the faster precision first, as training does."""
-    network = network_of(subject)
+    place = torch.device("cuda" if device.kind == "cuda" else "cpu")
+    network = network_of(subject).to(place)
     objective = objective_of(subject, network)
     precision = setting.precision
     one = _timed(network, objective, subject, _settings(subject, setting, precision, 2), (1, setting.context))
@@ -137,15 +138,19 @@ def _random(config: Config) -> nn.Module:
 def objective_of(subject: Subject, network: nn.Module) -> Objective:
     """The objective; a reference or a teacher gets random weights of its own."""
     method = subject.method
+
+    def beside(config: Config) -> nn.Module:
+        return _random(config).to(next(network.parameters()).device)
+
     plain: Any = {"encoder": masked, "encoder-decoder": seq2seq}.get(subject.config.kind, causal)
     hidden: Any = {"encoder": encoded, "encoder-decoder": translated}.get(subject.config.kind, decoded)
     if method.objective == "orpo":
         return orpo()
     if method.objective == "dpo":
         own = method.reference is None
-        return dpo(_without_adapter(network) if own else frozen(_random(method.reference)))  # type: ignore[arg-type]
+        return dpo(_without_adapter(network) if own else frozen(beside(method.reference)))  # type: ignore[arg-type]
     if method.reference is not None:
-        return distillation(_random(method.reference), hidden=hidden)
+        return distillation(beside(method.reference), hidden=hidden)
     return plain
 
 

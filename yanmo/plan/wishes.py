@@ -55,7 +55,7 @@ class Wishes:
         if not self.rank and (self.adapter or self.bits):
             raise InputError("an adapter needs a rank; give one, e.g. lora:8")
         if self.precision not in (None, "auto", *BYTES):
-            known = ("auto", *BYTES)
+            known = ("auto", "float32", "bfloat16")
             close = nearest(str(self.precision), known)
             raise InputError(f"precision is {self.precision!r}{close}; choose one of {', '.join(known)}")
 

@@ -55,11 +55,19 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "batch",
         (
-            f"{setting.rows} × {setting.context:,} tokens{each}, {setting.accumulation} per step"
+            f"{setting.rows} × {setting.context:,} tokens at once{each}, {amount(setting.step_tokens)} in a step"
             f"{', recomputed activations' if setting.recompute else ''}"
         ),
     )
     yield from _verdict(plan)
+    if plan.optimum is not None:
+        yield (
+            "optimal",
+            (
+                f"{_exponent(plan.optimum.flops)} FLOPs are best spent on {amount(plan.optimum.parameters)} parameters "
+                f"and {amount(plan.optimum.tokens)} tokens (Hoffmann et al. 2022)"
+            ),
+        )
     inference = plan.inference
     fits = "fits" if inference.total <= SAFETY * plan.device.memory else "does not fit on one device"
     yield "inference", f"{size(inference.total)} for one text of {setting.context:,} tokens, {fits}"
@@ -109,7 +117,7 @@ def _verdict(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _published(plan: Plan) -> Iterator[tuple[str, str]]:
     found = plan.subject.published
-    if found is None:
+    if found is None or plan.rank:  # nobody published a training of this adapter
         return
     hours = predicted_hours(found)
     text = found.source
