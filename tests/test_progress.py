@@ -103,9 +103,9 @@ def test_time_left_counts_from_where_this_session_began(monkeypatch):
 
 def test_the_plan_s_costs_are_told_before_the_first_step(capsys):
     shown = Shown(quiet=False)
-    shown.hear("plan", PLAN | FLAT)
+    shown.hear("plan", PLAN | FLAT | {"money_usd": 1.5})
     said = capsys.readouterr().out
-    assert "681 MB of memory at most · 0.018 kWh · 0.0031 USD" in said
+    assert "681 MB of memory at most · 0.018 kWh · 1.50 USD" in said
     assert "5,000 parameters · 90,000 tokens of text · vocabulary 300\n" in said
 
 

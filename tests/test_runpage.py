@@ -176,6 +176,23 @@ def test_a_preference_run_shows_what_it_logs(tmp_path):
     assert read_history(tmp_path).score == ("valid_loss", False)
 
 
+def test_memory_that_evaluations_log_is_drawn_in_megabytes_behind_the_rest(tmp_path):
+    rows = [row for row in lines(200, every=50) if row.pop("memory", 0) or True]
+    for row in rows:
+        if not is_training(row):
+            row["memory"] = 670e6 + row["step"]
+    write_lines(tmp_path, rows)
+    text = page_of(tmp_path)
+    assert "MB, the peak so far" in text and "<b>Memory</b>" in text
+    assert text.index("<b>Gradient norm</b>") < text.index("<b>Memory</b>")
+    assert {figure.name for figure in compare({}, read_history(tmp_path))} >= {"memory, peak"}
+
+
+def test_what_is_best_and_last_is_shown_once(tmp_path):
+    write_lines(tmp_path, lines(100))
+    assert "best and last" in page_of(tmp_path)
+
+
 def test_a_page_is_kept_current_at_a_bounded_share_of_the_time(tmp_path, monkeypatch):
     clock = [100.0]
     written: list[float] = []

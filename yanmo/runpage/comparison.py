@@ -21,6 +21,7 @@ from typing import Any
 from yanmo.page import duration, nbytes, number
 from yanmo.runpage.history import History, finite
 
+SMALL = 1e-4  # smaller sums of energy and money than this are nobody's concern
 UNITS = {"bytes": nbytes, "s": duration}
 
 
@@ -57,6 +58,8 @@ def show(value: float | None, unit: str) -> str | None:
         return UNITS[unit](value)
     if unit == "%":
         return f"{value:.1%}"
+    if 0 < value < SMALL:
+        return f"<{SMALL:g}"
     return number(round(value)) if abs(value) >= 1000 or value == round(value) else number(float(value))
 
 

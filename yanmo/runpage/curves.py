@@ -82,13 +82,14 @@ def _grouped(history: History, plan: Mapping[str, Any], objective: str) -> Itera
         if loss is not None and isinstance(tokens, int) and isinstance(size, int) and size > 0:
             curves.insert(0, ("training", loss, tokens / size / math.log(2)))
         yield "Bits per byte", "bits per byte of text", curves
-    for name in [name for name in evaluation if name not in COUNTED]:
+    for name in [name for name in evaluation if name not in (*COUNTED, *KNOWN)]:
         curves = [("validation", evaluation.pop(name), 1.0)]
         same = training.pop(name.removeprefix("valid_"), None)
         if same is not None:
             curves.insert(0, ("training", same, 1.0))
         yield words(name.removeprefix("valid_")).capitalize(), words(name.removeprefix("valid_")), curves
-    order = [*(name for name in KNOWN if name in training), *(name for name in training if name not in KNOWN)]
+    rest = evaluation | training
+    order = [*(name for name in KNOWN if name in rest), *(name for name in training if name not in KNOWN)]
     for name in order:
         title, y_label, divisor = KNOWN.get(name, (words(name).capitalize(), words(name), 1.0))
-        yield title, y_label, [(words(name), training[name], 1 / divisor)]
+        yield title, y_label, [(words(name), rest[name], 1 / divisor)]

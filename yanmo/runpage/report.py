@@ -32,6 +32,11 @@ from yanmo.runs import STEP
 REPORT = "report.html"
 SHARE = 0.02  # of a run's time at most is spent on its page
 SHOWN_LICENSES = 6
+MOMENTS = {  # of plan.json
+    "loss": "while the loss is taken",
+    "gradients": "once all gradients are there",
+    "update": "while the optimizer updates",
+}
 NAMES = {"cpu": "Processor", "gpus": "GPUs"}  # in environment.json
 
 
@@ -225,7 +230,8 @@ def _costs(run: Folder, figures: list[Figure]) -> list[object]:
     kinds = run.plan.get("memory_bytes")
     if isinstance(kinds, dict):
         rows = [(str(kind), _size(size) / 1e6) for kind, size in kinds.items() if kind != "total" and _size(size)]
-        moment = f"Not all of it is held at once: the peak is at the moment “{run.plan.get('memory_moment')}”."
+        moment = MOMENTS.get(str(run.plan.get("memory_moment")), "")
+        moment = f"Not all of it is held at once: the peak is {moment}." if moment else ""
         parts.append(charts.bar_chart(rows, "Planned memory by kind", unit="MB", remark=moment))
     assumed = run.plan.get("assumptions")
     if isinstance(assumed, list) and assumed:
@@ -246,6 +252,8 @@ def _ends(run: Folder) -> list[object]:
     pair = [record for record in (history.best, history.last_evaluation) if record is not None]
     if pair:
         heads = ["best", "last"] if history.best is not None else ["last"]
+        if len(pair) == 2 and pair[0] is pair[1]:
+            pair, heads = pair[:1], ["best and last"]
         parts.append(page.table(["", *heads], _rows(pair), caption="Evaluations"))
     if history.last_step is not None:
         rows = _rows([history.last_step])
