@@ -135,12 +135,12 @@ def test_accumulation_equals_the_big_batch(kind: str, precision: str) -> None:
         loop._scale(targets)
         results.append((loss, targets, [p.grad for p in model.parameters()]))
     (loss, targets, ours), (big_loss, big_targets, theirs) = results
-    tolerance = 1e-5 if precision == "float32" else 3e-2
+    tolerance, noise = (1e-5, 1e-7) if precision == "float32" else (1e-1, 1e-5)  # as near as each is to float32
     assert targets == big_targets and math.isclose(loss, big_loss, rel_tol=tolerance)
     for one, other in zip(ours, theirs, strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
-            assert float((one - other).norm()) <= tolerance * float(other.norm()) + 1e-7
+            assert float((one - other).norm()) <= tolerance * float(other.norm()) + noise
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])

@@ -3,7 +3,7 @@
 B rows, T query columns, S key columns, H query heads, K key heads, D head width, W width
 
 reference_attention     the formula, in a dozen lines; every faster path is tested equal to it
-attention               the same through torch's fused kernel
+attention               the same through torch's fused kernel, or where that is slow to train through fast.py
 positions_of            mask → the position of each token in its own document
 Visible                 which keys a query sees: padding, packed documents, causality, windows, a cache
 Attention               the layer: project, turn, (remember,) attend, project
@@ -11,7 +11,7 @@ Attention               the layer: project, turn, (remember,) attend, project
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from torch.nn import functional as F
 
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
+from yanmo.models.fast import attend, on_cpu, project
 from yanmo.models.layers import Norm, Rotation, rotate
+
+MAX_KEPT = 512  # columns up to which training keeps the weights of attention
 
 
 def reference_attention(
@@ -42,8 +45,13 @@ def reference_attention(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Visible, dropout: float) -> Tensor:
-    """The same as `reference_attention`, without the weights, through torch's fused kernel."""
+    """The same as `reference_attention`, without the weights, through a faster kernel."""
     heads, columns, kv_heads = query.shape[1], query.shape[2], key.shape[1]
+    if query.requires_grad and on_cpu(query) and max(columns, key.shape[2]) <= MAX_KEPT:
+        bias = visible.additive(columns, key.shape[2], query)
+        if bias is not None:
+            keys, values = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (key, value))
+            return attend(query, keys, values, scale, bias, dropout)
     seen = visible.as_bias(query.dtype)  # None, or (B or 1, 1 or H, T, S)
     if kv_heads != heads:
         if columns == 1 and (seen is None or seen.shape[1] == 1):  # the heads of a group become the columns of one head
@@ -78,6 +86,7 @@ class Visible:
     mask: Tensor | None = None
     causal: bool = False
     bias: Tensor | None = None
+    made: dict[torch.dtype, Tensor | None] = field(default_factory=dict, repr=False, compare=False)
 
     def dense(self, columns: int, keys: int, device: torch.device) -> Tensor | None:
         """The mask alone, causality written out."""
@@ -92,6 +101,18 @@ class Visible:
             return self.mask
         bias = self.bias.to(dtype)
         return bias if self.mask is None else bias.masked_fill(~self.mask, -torch.inf)
+
+    def additive(self, columns: int, keys: int, like: Tensor) -> Tensor | None:
+        """All of it as one number to be added to each score, made once; None where some query sees nothing."""
+        if like.dtype not in self.made:
+            bias = like.new_zeros(()) if self.bias is None else self.bias.detach().to(like.dtype)
+            mask = self.dense(columns, keys, like.device)
+            if mask is not None:
+                bias = torch.where(mask, bias, -torch.inf)
+            usable = self.bias is None or not self.bias.requires_grad
+            sound = mask is None or bool(mask.any(-1).all())
+            self.made[like.dtype] = bias if usable and sound else None
+        return self.made[like.dtype]
 
 
 def see_both_ways(mask: Tensor | None, memory_mask: Tensor | None) -> Visible:
@@ -157,24 +178,29 @@ class Attention(nn.Module):
         record: list[Tensor] | None = None,
     ) -> Tensor:
         """Mix `hidden` (B, T, W) with itself or with `memory` (B, S, W); `record` collects the weights (B, H, T, S)."""
-        query = self._heads(self.query(hidden))
+        own = () if memory is not None else (self.key, self.value)
+        projected, *given = project(hidden, self.query, *own)
+        query = self._heads(projected)
         if self.query_norm is not None:
             query = self.query_norm(query)
         if rotation is not None:
             query = rotate(query, rotation)
-        key, value = self._keys(hidden if memory is None else memory, rotation, cache)
+        key, value = self._keys(memory, given, rotation, cache)
         if record is None:
             mixed = attention(query, key, value, self.scale, visible, self.dropout if self.training else 0.0)
         else:
             seen = visible.dense(query.shape[2], key.shape[2], query.device)
             mixed, weights = reference_attention(query, key, value, self.scale, seen, visible.bias)
             record.append(weights)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D) → (B, T, W)
+        return project(mixed.transpose(1, 2).flatten(2), self.out)[0]  # (B, H, T, D) → (B, T, W)
 
-    def _keys(self, source: Tensor, rotation: Rotation | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
+    def _keys(
+        self, memory: Tensor | None, given: list[Tensor], rotation: Rotation | None, cache: Cache | None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of the memory, or those that are given, before the heads are parted."""
         if self.cross and cache is not None and cache.memory[self.layer] is not None:
             return cache.memory[self.layer]  # type: ignore[return-value]
-        key, value = self._heads(self.key(source)), self._heads(self.value(source))
+        key, value = map(self._heads, given if memory is None else project(memory, self.key, self.value))
         if self.key_norm is not None:
             key = self.key_norm(key)
         if rotation is not None:

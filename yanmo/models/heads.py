@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from yanmo.errors import InputError
 from yanmo.models.config import LABEL_HEADS, TransformerConfig
+from yanmo.models.fast import dropout
 from yanmo.models.layers import ACTIVATIONS, Norm
 
 
@@ -84,7 +85,7 @@ class Head(nn.Module):
 
     def _drop(self, hidden: Tensor) -> Tensor:
         rate = self.config.classifier_dropout
-        return F.dropout(hidden, rate) if self.training and rate else hidden
+        return dropout(hidden, rate) if self.training and rate else hidden
 
 
 def document_starts(mask: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yanmo.models.config import RopeScaling, TransformerConfig
+from yanmo.models.fast import dropout, project
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (B or 1, 1, T, D)
 
@@ -99,12 +100,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform each vector by itself."""
         if self.gate is None:
-            inner = self.activation(self.up(x))
+            inner = self.activation(project(x, self.up)[0])
         else:
-            inner = self.activation(self.gate(x)) * self.up(x)
+            gate, up = project(x, self.gate, self.up)
+            inner = self.activation(gate) * up
         if self.training and self.dropout:
-            inner = F.dropout(inner, self.dropout)
-        return self.down(inner)
+            inner = dropout(inner, self.dropout)
+        return project(inner, self.down)[0]
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

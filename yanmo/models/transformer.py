@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from yanmo.errors import InputError
 from yanmo.models.attention import Attention, Visible, positions_of, see_back, see_both_ways, see_cached
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
+from yanmo.models.fast import dropout
 from yanmo.models.heads import Head
 from yanmo.models.layers import FeedForward, Norm, Rotation, relative_bucket, rotation_at, sinusoids
 
@@ -38,7 +38,7 @@ class Layer(nn.Module):
         """hidden + part(norm(hidden)), or norm(hidden + part(hidden))."""
         change = part(norm(hidden) if self.pre_norm else hidden)
         if self.training and self.dropout:
-            change = F.dropout(change, self.dropout)
+            change = dropout(change, self.dropout)
         return hidden + change if self.pre_norm else norm(hidden + change)
 
 
@@ -132,8 +132,8 @@ class Stack(nn.Module):
             hidden = hidden + self.token_types(types)
         if self.embedding_norm is not None:
             hidden = self.embedding_norm(hidden)
-        dropout = config.embedding_dropout
-        return F.dropout(hidden, dropout) if self.training and dropout else hidden
+        rate = config.embedding_dropout
+        return dropout(hidden, rate) if self.training and rate else hidden
 
     def through(self, layer: nn.Module, *given: object) -> Tensor:
         """Call a layer, where gradients are wanted in the way that is set."""
