@@ -70,7 +70,7 @@ def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store = next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
+        store = _meeting()
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=int(rank), world_size=count, timeout=TIMEOUT)
     except RuntimeError as error:
@@ -89,6 +89,18 @@ def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
             "why; the last checkpoint is intact, and the same command goes on from it"
         ) from error
     dist.destroy_process_group()
+
+
+def _meeting() -> Any:
+    """The store where the processes find each other; addresses of an attempt that torchrun has given up are not seen.
+
+    On one machine torchrun keeps one store for all attempts. On several it makes a new one for each, and counts on each
+    machine by itself.
+    """
+    store = next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def arrange(*, shard: str = "auto", tensor_parallel: int = 1, store: Any = None) -> Ranks:
