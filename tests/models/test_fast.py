@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from yanmo.models import attention as attention_room
 from yanmo.models import fast
-from yanmo.models.attention import Visible, attention, reference_attention, see_both_ways
+from yanmo.models.attention import Visible, attention, reference_attention, see_back, see_both_ways
 from yanmo.models.fast import ONE, attend, dropout, keep_bits, product, project
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -110,7 +110,7 @@ def test_attention_with_gradients_equals_the_reference(view: str, heads: int, dt
 
 def test_training_takes_this_way_and_the_mask_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(attention_room, "attend", lambda *given: calls.append(given[4]) or attend(*given))
+    monkeypatch.setattr(attention_room, "attend", lambda *given, **how: calls.append(given[4]) or attend(*given, **how))
     visible, given = Visible(seen()), [random(2, 4, 8, 6, seed=seed) for seed in range(3)]
     for _ in range(2):
         attention(*given, 1.0, visible, 0.0)
@@ -125,6 +125,31 @@ def test_a_query_that_sees_nothing_returns_zero_with_gradients_too() -> None:
     given = [random(2, 4, 8, 6, seed=seed) for seed in range(3)]
     out, *gradients = with_gradients(lambda q, k, v: attention(q, k, v, 1.0, Visible(hidden), 0.0), *given)
     assert out[0, :, 2].abs().max() == 0 and all(bool(g.isfinite().all()) for g in gradients)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("columns", [8, 10])
+def test_causal_attention_in_blocks_equals_the_reference(
+    columns: int, packed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast, "BLOCK", 4)
+    mask = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 2, 3, 3], [1, 2, 2, 2, 3, 3, 3, 3, 3, 0]])[:, :columns]
+    visible = see_back(mask if packed else None, columns, 0, mask.device)
+    given = [random(2, 4, columns, 6, seed=seed, dtype=dtype) for seed in range(3)]
+    ours = with_gradients(lambda q, k, v: attention(q, k, v, 0.3, visible, 0.0), *given)
+    dense = visible.dense(columns, columns, mask.device)
+    theirs = with_gradients(lambda q, k, v: reference_attention(q, k, v, 0.3, dense)[0], *given)
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other)
+
+
+def test_blocks_compute_no_key_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "BLOCK", 4)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        attention(*(random(1, 1, 10, 6, seed=seed) for seed in range(3)), 1.0, Visible(causal=True), 0.0)
+    assert sorted(kept) == sorted([60, 60, 60, 4 * 4, 4 * 8, 2 * 10])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

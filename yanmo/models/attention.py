@@ -51,7 +51,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: 
         bias = visible.additive(columns, key.shape[2], query)
         if bias is not None:
             keys, values = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (key, value))
-            return attend(query, keys, values, scale, bias, dropout)
+            return attend(query, keys, values, scale, bias, dropout, causal=visible.causal or visible.ordered)
     seen = visible.as_bias(query.dtype)  # None, or (B or 1, 1 or H, T, S)
     if kv_heads != heads:
         if columns == 1 and (seen is None or seen.shape[1] == 1):  # the heads of a group become the columns of one head
@@ -80,11 +80,13 @@ class Visible:
     """Which keys each query sees; made once per call and read by every layer.
 
     mask: bool (B or 1, 1, T, S), or None where nothing is hidden, or where `causal` alone says it.
+    ordered: the mask hides every key that stands behind its query.
     bias: float (B or 1, H, T, S), added to the scores (T5's relative positions).
     """
 
     mask: Tensor | None = None
     causal: bool = False
+    ordered: bool = False
     bias: Tensor | None = None
     made: dict[torch.dtype, Tensor | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -134,7 +136,7 @@ def see_back(mask: Tensor | None, columns: int, window: int, device: torch.devic
         seen = seen & (place[:, :, None] - place[:, None, :] < window)
     if mask is not None:
         seen = seen & (mask[:, :, None] == mask[:, None, :])
-    return Visible(seen.view(-1, 1, columns, columns))
+    return Visible(seen.view(-1, 1, columns, columns), ordered=True)
 
 
 def see_cached(positions: Tensor, keys: int, window: int) -> Visible:

@@ -3,13 +3,15 @@
     dropout        F.dropout, a tenth of its time: 15 random bits decide over a number, and a mask is applied bit by bit
     attend         reference_attention with its gradient; torch's fused kernel has a backward pass ten times as slow,
                    and none with dropout
-    project        several linear layers of one input, in one product where that is faster
+    project        several linear layers of one input, in one product where that is faster; a weight that counts its
+                   `uses` (training/precision.py) is used up by its only backward: its gradient takes its place
 
 B rows, T query columns, S key columns, H heads, D head width, W width
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ONE = 1 << 15  # steps in which a rate is rounded: 0.1 becomes 3277 / 32768
+BLOCK = 128  # queries of causal attention that are computed at once, with the keys up to the last of them
 SAME_SIZE = {2: torch.int16, 4: torch.int32}  # bytes of a number → the whole numbers that have as many
 
 
@@ -71,48 +74,96 @@ class _Dropout(torch.autograd.Function):
 # --- attention
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, rate: float) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    rate: float = 0.0,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Return softmax(scale · QKᵀ + bias) V, the weights dropped out at `rate`, (B, H, T, D).
 
     query (B, H, T, D); key, value (B, H, S, D); bias broadcasts to (B, H, T, S), -inf where a key is hidden, and leaves
-    each query something to see.
+    each query something to see. causal: the bias hides all keys behind a query, so they are not computed in blocks.
     """
-    return _Attend.apply(query, key, value, scale, bias, rate)
+    return _Attend.apply(query, key, value, scale, bias, rate, causal)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, rate: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        bias: Tensor | None,
+        rate: float,
+        causal: bool,
     ) -> Tensor:
-        rows, heads, columns, width = query.shape
-        q, k, v = (x.reshape(rows * heads, -1, width) for x in (query, key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).view(rows, heads, columns, -1)
-        scores = scores.mul_(scale) if bias is None else torch.add(bias, scores, alpha=scale, out=scores)
-        weights = torch.softmax(scores, -1).view(rows * heads, columns, -1)  # (B·H, T, S)
-        bits, ctx.factor, ctx.scale, ctx.shape = None, 1.0, scale, query.shape
-        used = weights
-        if rate:
-            bits, ctx.factor = keep_bits(weights, rate)
-            used = masked(weights, bits)
-        ctx.save_for_backward(q, k, v, weights, bits)
-        mixed = torch.bmm(used, v)
-        return (mixed.mul_(ctx.factor) if rate else mixed).view(query.shape)
+        q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))  # (B·H, …, D)
+        ctx.rate, ctx.factor, ctx.scale, ctx.shape = rate, 1.0, scale, query.shape
+        mixed, kept = [], []
+        for begin, end, seen in _blocks(q.shape[1], k.shape[1], causal):
+            part = _part(bias, (*query.shape[:2], q.shape[1], k.shape[1]), begin, end, seen)
+            scores = q.new_empty(1, 1, 1) if part is None else part
+            beta = 0 if part is None else 1
+            scores = torch.baddbmm(scores, q[:, begin:end], k[:, :seen].mT, alpha=scale, beta=beta)
+            weights = torch.softmax(scores, -1)  # (B·H, end - begin, seen)
+            kept.append(weights)
+            if rate:
+                bits, ctx.factor = keep_bits(weights, rate)
+                kept.append(bits)
+                weights = masked(weights, bits)
+            mixed.append(torch.bmm(weights, v[:, :seen]))
+        ctx.save_for_backward(q, k, v, *kept)
+        out = _joined(mixed, 1)
+        return (out.mul_(ctx.factor) if rate else out).view(query.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, bits = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         g = upstream.reshape(q.shape)
-        g = g if bits is None else g * ctx.factor
-        used = weights if bits is None else masked(weights, bits)
-        value_gradient = torch.bmm(used.transpose(1, 2), g)
-        gradient = torch.bmm(g, v.transpose(1, 2))
-        gradient = gradient if bits is None else masked(gradient, bits)
-        gradient = torch._softmax_backward_data(gradient, weights, -1, weights.dtype).mul_(ctx.scale)
+        g = g * ctx.factor if ctx.rate else g
+        blocks = [(kept[i], kept[i + 1]) for i in range(0, len(kept), 2)] if ctx.rate else [(w, None) for w in kept]
+        query_parts: list[Tensor] = []
+        sums: list[Tensor] = []  # of key and value; the last block sees all, and comes first
+        end = q.shape[1]
+        for weights, bits in reversed(blocks):
+            begin, seen = end - weights.shape[1], weights.shape[2]
+            used = weights if bits is None else masked(weights, bits)
+            gradient = torch.bmm(g[:, begin:end], v[:, :seen].mT)
+            gradient = gradient if bits is None else masked(gradient, bits)
+            gradient = torch._softmax_backward_data(gradient, weights, -1, weights.dtype).mul_(ctx.scale)
+            query_parts.insert(0, torch.bmm(gradient, k[:, :seen]))
+            parts = [torch.bmm(gradient.mT, q[:, begin:end]), torch.bmm(used.mT, g[:, begin:end])]
+            for whole, part in zip(sums, parts):
+                whole[:, :seen] += part
+            sums = sums or parts
+            end = begin
         shape = (*ctx.shape[:2], -1, ctx.shape[3])
-        parts = torch.bmm(gradient, k), torch.bmm(gradient.transpose(1, 2), q), value_gradient
-        return *(part.view(shape) for part in parts), None, None, None
+        return *(part.view(shape) for part in (_joined(query_parts, 1), *sums)), None, None, None, None
+
+
+def _blocks(columns: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield (first query, last query, keys that they may see)."""
+    step = BLOCK if causal else columns
+    for begin in range(0, columns, step):
+        end = min(begin + step, columns)
+        yield begin, end, end if causal else keys
+
+
+def _part(bias: Tensor | None, shape: tuple[int, ...], begin: int, end: int, seen: int) -> Tensor | None:
+    """The bias of a block, (B·H, …) or for all heads the same."""
+    if bias is None or not bias.ndim:  # the same number on all scores changes no weight
+        return None
+    if bias.numel() == shape[-2] * shape[-1]:
+        return bias.view(shape[-2:])[begin:end, :seen]
+    return bias.expand(shape)[:, :, begin:end, :seen].reshape(-1, end - begin, seen)
 
 
 # --- linear layers
@@ -127,17 +178,20 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     weights = [layer.weight for layer in plain]
     biases = [layer.bias for layer in plain if layer.bias is not None]
     assert len(biases) in (0, len(plain)), "all of them have a bias, or none"
-    return _Project.apply(x, len(weights), *weights, *biases)
+    for weight in weights:
+        if hasattr(weight, "uses"):
+            weight.uses += 1
+    return _Project.apply(x, weights, *weights, *biases)
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, *given: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, weights: list[nn.Parameter], *given: Tensor) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
-        weights, biases = given[:count], given[count:]
-        ctx.sizes, ctx.biased = [len(weight) for weight in weights], bool(biases)
-        ctx.save_for_backward(flat, *weights)
-        found = product(flat, _joined(weights).t(), _joined(biases) if biases else None)
+        biases = given[len(weights) :]
+        ctx.sizes, ctx.biased, ctx.weights = [len(weight) for weight in weights], bool(biases), weights
+        ctx.save_for_backward(flat, *given[: len(weights)])
+        found = product(flat, stacked(given[: len(weights)]).t(), stacked(biases) if biases else None)
         return tuple(part.view(*x.shape[:-1], -1) for part in found.split(ctx.sizes, 1))
 
     @staticmethod
@@ -145,17 +199,35 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         flat, *weights = ctx.saved_tensors
         g = _joined([part.reshape(len(flat), -1) for part in upstream], 1)
-        wanted = ctx.needs_input_grad
-        first = product(g, _joined(weights)).view(*upstream[0].shape[:-1], -1) if wanted[0] else None
+        whole, wanted = stacked(weights), ctx.needs_input_grad
+        first = product(g, whole).view(*upstream[0].shape[:-1], -1) if wanted[0] else None
         parts: list[Tensor | None] = [None] * (len(weights) * (2 if ctx.biased else 1))
         if any(wanted[2 : 2 + len(weights)]):
-            parts[: len(weights)] = (g.t() @ flat).split(ctx.sizes)
+            room = whole.detach() if all(getattr(weight, "uses", 0) == 1 for weight in ctx.weights) else None
+            parts[: len(weights)] = _outer(g, flat, room).split(ctx.sizes)
         if ctx.biased and any(wanted[2 + len(weights) :]):
             parts[len(weights) :] = g.sum(0).split(ctx.sizes)
         return first, None, *parts
 
 
-def _joined(tensors: Any, side: int = 0) -> Tensor:
+def _outer(g: Tensor, flat: Tensor, room: Tensor | None) -> Tensor:
+    """gᵀ times flat, in the memory of `room` where there is one; gᵀ in one piece is faster where it is small."""
+    transposed = g.t().contiguous() if g.shape[1] < flat.shape[1] else g.t()
+    return torch.mm(transposed, flat) if room is None else torch.mm(transposed, flat, out=room)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors one below the other, without a copy where they lie so in memory."""
+    first, rows = tensors[0], sum(len(tensor) for tensor in tensors)
+    ends = [tensor.data_ptr() + tensor.nbytes for tensor in tensors]
+    room = first.untyped_storage().nbytes() // first.element_size() - first.storage_offset()
+    near = all(tensor.data_ptr() == end and tensor.is_contiguous() for tensor, end in zip(tensors[1:], ends))
+    if near and first.is_contiguous() and rows * first[0].numel() <= room:
+        return first.as_strided((rows, *first.shape[1:]), first.stride())
+    return torch.cat(tuple(tensors))
+
+
+def _joined(tensors: Sequence[Tensor], side: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), side)
 
 
