@@ -245,12 +245,13 @@ def _planned(case: dict[str, Any]) -> dict[str, float]:
 
 def _show(names: list[str]) -> None:
     for name in names or CASES:
-        case, found = CASES[name], measured(CASES[name], timed=True)
-        share, seconds = planned_bytes(case) / found["bytes"], found["seconds"]
+        case = CASES[name]
+        held, times = measured(case)["bytes"], measured(case, timed=True)
+        share, seconds = planned_bytes(case) / held, times["seconds"]
         print(
-            f"{name:20} memory {found['bytes'] / 1e6:5.0f} MB: {share:.3f}   step {1e3 * seconds:5.0f} ms (median "
-            f"{1e3 * found['median']:5.0f}): tried {found['tried'] / seconds:.3f}, "
-            f"counted {found['counted'] / seconds:.3f}",
+            f"{name:20} memory {held / 1e6:5.0f} MB: {share:.3f}   step {1e3 * seconds:5.0f} ms (median "
+            f"{1e3 * times['median']:5.0f}): tried {times['tried'] / seconds:.3f}, "
+            f"counted {times['counted'] / seconds:.3f}",
             flush=True,
         )
 

@@ -10,9 +10,11 @@ import torch
 
 from benchmarks import b12
 from tests.plans import SHAPES, SIZES
+from yanmo.models import attention, fast
 from yanmo.models.adapters import AdapterConfig, add_adapter
 from yanmo.models.checkpoint import build
 from yanmo.models.config import RecurrentConfig, TransformerConfig
+from yanmo.plan import activations as planned
 from yanmo.plan.activations import Shape, activations
 from yanmo.plan.budget import KINDS, cache_bytes, training_memory
 from yanmo.plan.method import Adapter, Method
@@ -30,6 +32,26 @@ from yanmo.training.precision import lowered
 def test_activations_are_the_tensors_that_autograd_saves(name, precision, packed):
     config = TransformerConfig(**SIZES, **SHAPES[name])
     assert _ratio(config, precision, packed) == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["whole", "packed"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "attention_dropout"])
+def test_longer_rows_keep_no_weights_of_attention(name, packed, monkeypatch):
+    """Nor does a GPU: the path of torch's fused kernel, here by a border that every row passes."""
+    assert planned.MAX_KEPT == attention.MAX_KEPT
+    monkeypatch.setattr(attention, "MAX_KEPT", 0)
+    monkeypatch.setattr(planned, "MAX_KEPT", 0)
+    config = TransformerConfig(**SIZES, **SHAPES[name])
+    assert _ratio(config, "float32", packed) == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "windows", "bart", "t5"])
+def test_causal_attention_in_blocks_keeps_no_weights_of_hidden_keys(name, monkeypatch):
+    assert planned.BLOCK == fast.BLOCK
+    monkeypatch.setattr(fast, "BLOCK", 16)
+    monkeypatch.setattr(planned, "BLOCK", 16)
+    config = TransformerConfig(**SIZES, **SHAPES[name])
+    assert _ratio(config, "float32", True) == pytest.approx(1, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "bert", "t5", "bart"])

@@ -47,22 +47,39 @@ class Rates:
 
 
 def measured_rates(precision: str = "float32", seconds: float = 1.0) -> Rates:
-    """Measure for about `seconds`; "float32" or "bfloat16"."""
+    """Measure for about `seconds`; "float32" or "bfloat16".
+
+    The parts take turns and the shortest run of each counts, so that another program's burst spoils none of them.
+    """
     import torch
 
-    dtype, share = getattr(torch, precision), seconds / 8
+    dtype = getattr(torch, precision)
     x, w, g = (torch.full(shape, 0.5, dtype=dtype) for shape in ((ROWS, WIDTH), (4 * WIDTH, WIDTH), (ROWS, 4 * WIDTH)))
-    products = (lambda: x @ w.t(), lambda: g @ w, lambda: g.t() @ x)
-    product = 3 * 2 * w.numel() * ROWS / sum(best_time(job, share / 3) for job in products)
-    streams = {size: 3 * size / best_time(_multiply(dtype, size), share) for size in (SMALL, LARGE)}
+    jobs = [lambda: x @ w.t(), lambda: g @ w, lambda: g.t() @ x, _multiply(dtype, SMALL), _multiply(dtype, LARGE)]
+    jobs += [_chain(dtype), *(_attention(dtype, columns) for columns in COLUMNS)]
+    *products, small, large, chain, few, many = _best_times(jobs, seconds)
     return Rates(
         precision=precision,
-        product=product,
-        attention={columns: _attention(dtype, columns, share) for columns in COLUMNS},
-        stream=streams[SMALL],
-        fresh=min(streams.values()),
-        operation=best_time(_chain(dtype), share) / CALLS,
+        product=3 * 2 * w.numel() * ROWS / sum(products),
+        attention={n: _attention_flops(n) / best for n, best in zip(COLUMNS, (few, many))},
+        stream=3 * SMALL / small,
+        fresh=min(3 * LARGE / large, 3 * SMALL / small),
+        operation=chain / CALLS,
     )
+
+
+def _best_times(jobs: list[Callable[[], Any]], seconds: float) -> list[float]:
+    """The shortest run of each job, in turns; the first round warms up."""
+    best = [math.inf] * len(jobs)
+    start, first = time.perf_counter(), True
+    while first or best[0] == math.inf or time.perf_counter() - start < seconds:
+        for place, job in enumerate(jobs):
+            before = time.perf_counter()
+            job()
+            if not first:
+                best[place] = min(best[place], max(time.perf_counter() - before, 1e-9))
+        first = False
+    return best
 
 
 def measured_product(device: str, precision: str = "float32", seconds: float = 0.5, size: int = 4096) -> float:
@@ -101,8 +118,8 @@ def _chain(dtype: Any) -> Callable[[], Any]:
     return job
 
 
-def _attention(dtype: Any, columns: int, seconds: float) -> float:
-    """FLOP/s of causal attention in rows of several documents, forward and backward, its hidden half counted."""
+def _attention(dtype: Any, columns: int) -> Callable[[], Any]:
+    """Causal attention in rows of several documents, forward and backward."""
     import torch
 
     rows = max(1, ROWS // columns)
@@ -114,7 +131,12 @@ def _attention(dtype: Any, columns: int, seconds: float) -> float:
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         torch.autograd.grad(out, (q, k, v), upstream)
 
-    return 3 * 4 * rows * HEADS * columns * columns * HEAD_WIDTH / best_time(job, seconds)
+    return job
+
+
+def _attention_flops(columns: int) -> float:
+    """Of one such job, its hidden half counted."""
+    return 3 * 4 * max(1, ROWS // columns) * HEADS * columns * columns * HEAD_WIDTH
 
 
 def best_time(job: Callable[[], Any], seconds: float) -> float:

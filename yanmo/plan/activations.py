@@ -9,9 +9,10 @@ own layers; a test counts the saved tensors of real networks and finds the same.
 
     n tokens, B rows, T columns, W width, H, K heads, D head width, F feed-forward width, V vocabulary, e bytes a value
 
-What torch itself keeps, on a CPU: the fused attention query, key, value, output and one float32 per query, and a mask
-as numbers of the query's type; attention with dropout or with a bias that learns goes without the fused kernel, in
-float32, and keeps its weights; dropout keeps its mask as numbers. GPUs keep less in some of these.
+Attention of up to MAX_KEPT columns on a CPU keeps query, key, value and weights (models/fast.py). What torch itself
+keeps: fused attention query, key, value, output and one float32 per query, and a mask as numbers of the query's type;
+attention with dropout or with a bias that learns goes without the fused kernel, in float32, and keeps its weights;
+dropout keeps its mask as numbers. GPUs keep less in some of these.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from yanmo.plan.count import GATES, PLAIN, adapted, head_matrices, layer_matrice
 from yanmo.plan.method import Adapter, Config, Method
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_KEPT = 512  # columns up to which a CPU keeps the weights of attention (models/attention.py)
+BLOCK = 128  # queries of causal attention that are computed at once there (models/fast.py)
 CHUNK = 1 << 23  # logits that exist at once (training/objectives.py)
 INDEX = 8  # bytes of a token number
 TAUGHT = 24  # bytes of a logit more where a teacher has one too, as measured
@@ -37,6 +40,7 @@ class Shape:
     precision: str = "float32"
     source: int = 0  # 0: as many as context
     recompute: bool = False
+    device: str = "cpu"
 
     @property
     def source_columns(self) -> int:
@@ -191,6 +195,10 @@ def _attention(
     total = float(reads.low_rank("cross" if cross else "attention", n, m) * e)
     if c.norm_query_key and not cross:
         total += _norm(c, s, columns, c.head_width, n * c.n_heads) + _norm(c, s, keys, c.head_width, m * c.n_kv_heads)
+    if s.device == "cpu" and not biased and max(columns, keys) <= MAX_KEPT:
+        weights = s.rows * c.n_heads * _scores(columns, keys, causal and c.position != "relative") * e
+        total += weights * (2 if c.attention_dropout else 1)  # and which of them are dropped
+        return total + (n + 2 * m + n * reads.output) * queries * e
     if biased or c.attention_dropout:  # scaled query and key, value; what the output matrix reads
         total += (n + 2 * m) * queries * 4 + n * queries * e
         weights = s.rows * c.n_heads * columns * keys * 4
@@ -211,12 +219,23 @@ def _attention(
     return total
 
 
+def _scores(columns: int, keys: int, causal: bool) -> int:
+    """Weights of one head: of causal attention in blocks of queries, those up to the last of each."""
+    if not causal:
+        return columns * keys
+    ends = [*range(BLOCK, columns, BLOCK), columns]
+    return sum((end - begin) * end for begin, end in zip([0, *ends], ends))
+
+
 def _feed_forward(c: TransformerConfig, s: Shape, n: int, reads: _Kept) -> float:
     inner = n * c.ffn_width * s.size
     saved_before = 0 if c.activation in ("relu", "tanh") else 1  # these two save what they return
     copies = 1 + saved_before + (2 if c.gated else 0)
     if c.activation == "relu_squared":
         copies = 2 + (2 if c.gated else 0)
+    joined = s.device == "cpu" and s.precision == "bfloat16" and not reads.low
+    if joined and c.gated and c.activation in ("relu", "relu_squared", "tanh"):
+        copies += 1  # gate and up are one product there, so that what stands before the activation stays too
     low = reads.low_rank("ffn", n) * s.size
     unread = not reads.down and (c.gated or saved_before)
     return (copies - unread + bool(c.activation_dropout)) * inner + low

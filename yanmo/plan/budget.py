@@ -18,7 +18,7 @@ as ZeRO stage 3, Rajbhandari et al. 2020, arXiv 1910.02054, §5), and the layers
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yanmo.models.config import RecurrentConfig
 from yanmo.plan.activations import BYTES, INDEX, Activations, Shape, activations
@@ -77,7 +77,7 @@ def training_memory(
     states = MASTER * optimizer_states(config, method, trained) / shards
     average = MASTER * trained / shards * method.ema
     reference = 0.0 if method.reference is None else MASTER * parameters(method.reference) / shards
-    work = activations(config, shape, method)
+    work = activations(config, replace(shape, device=device), method)
     batches = 3 * shape.tokens * INDEX * (accumulation - 1)
     earlier = gradients if several else 0.0
     again = tied_twice(config, method) * size / shards  # what the embedding and the tied output send to one gradient
