@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from yanmo.models.config import RecurrentConfig, TransformerConfig
 from yanmo.plan import spreading
-from yanmo.plan.activations import BYTES, activations
+from yanmo.plan.activations import BYTES, MAX_KEPT, Shape, activations
 from yanmo.plan.budget import MASTER
 from yanmo.plan.count import (
     GATES,
@@ -32,20 +32,19 @@ from yanmo.plan.count import (
 )
 from yanmo.plan.subject import Subject
 from yanmo.plan.wishes import Setting
-from yanmo.rates import LARGE, Rates
+from yanmo.rates import Rates
 
-PASSES = {"float32": 38.0, "bfloat16": 48.0}  # bytes read and written for each byte that is kept for backward
-LOGIT = 96.0  # the same for each logit: softmax, its gradient, copies
-UPDATED = {
-    "adamw": 44.0,
-    "muon": 56.0,
-}  # for each weight: norm, scale, moments, weight; in low precision a copy each way
-LOWERED, AVERAGED = 18.0, 12.0
-ADAPTED = 2.0  # for each value that an adapted matrix reads and writes, as shares of PASSES
+PASSES = 12.3  # bytes read and written for each byte that is kept for backward
+ADAPTED = 3.5  # for each byte that an adapted matrix reads and writes
+BIASED = 80.0  # for each byte of scores in attention with a bias that learns
+LOGIT = 61.0  # bytes for each logit: softmax, its gradient, copies
+KEPT_ATTENTION = 0.53  # share of the rate of products that attention in small matrices reaches
+UPDATED = {"adamw": 30.0, "muon": 36.0}  # bytes for each weight: norm, scale, moments, weight
+LOWERED, AVERAGED = 12.0, 12.0
 MUON_STEPS = 5
-BATCHED = 0.5  # share of the rate of products that Muon's small batched ones reach
-CELL_CALLS = 180.0  # operations of a column in a recurrent layer that runs step by step
-CELL_PASSES = 22.0  # bytes for each byte of the layer's state matrix, whose gradient is added up column by column
+BATCHED = 0.9  # share of the rate of products that Muon's small batched ones reach
+CELL_CALLS = 103.0  # operations of a column in a recurrent layer that runs step by step
+CELL_PASSES = 3.35  # bytes for each byte of the layer's state matrix, whose gradient is added up column by column
 LONGEST = 0.8  # of a row's columns: the longest of its documents, as far as this runs
 
 
@@ -65,13 +64,14 @@ def parts(subject: Subject, setting: Setting, rates: Rates) -> dict[str, float]:
     low = 6 * tokens * adapter_parameters(config, method.adapter) if method.adapter else 0
     again = 4 / 3 if setting.recompute else 1.0
     shape = replace(spreading.shape_of(subject, setting), recompute=False)
-    kept = activations(config, shape, method).kept
-    stream = rates.fresh if tokens * config.width * size > LARGE / 2 else rates.stream
+    moved = PASSES * activations(config, shape, method).kept + BIASED * _biased(subject, shape)
+    moved += ADAPTED * tokens * size * _adapted(subject)
     classes = tokens * method.targets * (method.target if config.kind == "encoder-decoder" else 1.0)
+    rate = KEPT_ATTENTION * rates.product if setting.context <= MAX_KEPT else rates.attention_at(setting.context)
     found = {
         "products": (whole - attention - low) * again / rates.product,
-        "attention": attention * again / rates.attention_at(setting.context),
-        "values": PASSES[setting.precision] * (kept + _adapted(subject, tokens * size)) * again / stream,
+        "attention": attention * again / rate,
+        "values": moved * again / rates.stream,
         "logits": LOGIT * classes * config.output_size / rates.stream,
         "update": update_seconds(subject, setting, rates.stream, rates.product),
     }
@@ -85,13 +85,21 @@ def _attention_flops(subject: Subject, setting: Setting) -> float:
     return 3.0 * attention_flops(subject.config, setting.context, subject.method)
 
 
-def _adapted(subject: Subject, unit: float) -> float:
-    """Bytes that stand for what adapters read and write beside their matrices."""
+def _adapted(subject: Subject) -> float:
+    """Values that the adapted matrices read and write, for a column."""
     adapter = subject.method.adapter
     if adapter is None or not isinstance(subject.config, TransformerConfig):
         return 0.0
-    widths = sum(i + o for _, i, o in adapted(subject.config, adapter.targets))
-    return ADAPTED * unit * widths * (1 + adapter.lengths) / 6
+    return sum(i + o for _, i, o in adapted(subject.config, adapter.targets)) * (1.0 + adapter.lengths)
+
+
+def _biased(subject: Subject, shape: Shape) -> float:
+    """Bytes of the scores, in float32, of attention with a bias that learns, which goes step by step."""
+    c = subject.config
+    if not isinstance(c, TransformerConfig) or c.position != "relative" or subject.method.adapter:
+        return 0.0
+    source = shape.source_columns if c.decoder_layers else shape.context
+    return 4.0 * shape.rows * c.n_heads * (c.encoder_layers * source**2 + c.decoder_layers * shape.context**2)
 
 
 def _cells(config: RecurrentConfig, subject: Subject, setting: Setting, rates: Rates) -> float:
