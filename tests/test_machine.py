@@ -240,9 +240,9 @@ def test_a_product_that_torch_lacks_is_a_note(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "getloadavg"), reason="this system keeps no load")
 def test_a_busy_machine_is_a_note(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (64.0, 0.0, 0.0))
-    assert "load 64.0" in machine._busy()[0]
+    assert "load 64.0" in machine.busy()[0]
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.0, 0.0))
-    assert machine._busy() == []
+    assert machine.busy() == []
 
 
 def test_the_table_of_extras_covers_the_project():

@@ -114,7 +114,7 @@ def doctor(quick: bool = False) -> Report:
     if quick:
         notes.append("speeds were not measured")
     else:
-        notes += _busy()
+        notes += busy()
         bandwidth = measured_bandwidth(seconds=1.0)
         for dtype in DTYPES:
             try:
@@ -193,7 +193,7 @@ def _product(name: str, n: int) -> Callable[[], Any]:
     return lambda: torch.mm(b, b, out=out)
 
 
-def _busy() -> list[str]:
+def busy() -> list[str]:
     """A note where other programs take much of the processor: the speeds measured beside them are too low."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows keeps no such figure
     if load <= cores().usable / 2:

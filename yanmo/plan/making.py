@@ -151,9 +151,9 @@ def plan(subject: Any, *, device: str | Device = "auto", count: int = 1, **wishe
     if place.here and wanted.utilisation is None:
         speed = _tried(found, wanted, place, setting) if wanted.measure else None
         if speed is not None:
-            setting, share = replace(setting, precision=speed.precision), (speed.utilisation, TRIED)
+            setting, share = replace(setting, precision=speed.precision), (speed.utilisation, _quietly(TRIED))
         elif place.kind == "cpu":
-            share = (_counted(found, place, setting), COUNTED)
+            share = (_counted(found, place, setting), _quietly(COUNTED))
     made = make(found, wanted, place, setting, share)
     return made if made.fits else replace(made, nearest=nearest_fit(wanted, made))
 
@@ -179,6 +179,13 @@ def _tried(subject: Subject, wishes: Wishes, device: Device, setting: Setting) -
         return None
     asked = wishes.precision or subject.precision
     return measure(subject, setting, device, choose=asked == "auto")
+
+
+def _quietly(text: str) -> str:
+    """How a speed is known, and where other programs ran beside it."""
+    from yanmo.machine import busy
+
+    return "; ".join([text, *busy()])
 
 
 def _counted(subject: Subject, device: Device, setting: Setting) -> float:
