@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from yanmo.machine import Report
+
+SLOWER = "models in 8 or 4 bits write slowly; install a C++ compiler, then Yanmo again"
 
 
 def doctor(
@@ -30,7 +32,7 @@ def doctor(
         print("measuring for about seven seconds …", file=sys.stderr)
     report = machine.doctor(quick)
     if as_json:
-        print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(report.as_dict() | {"kernels": _kernels()}, indent=2, ensure_ascii=False))
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", overflow="fold", max_width=14)
@@ -68,10 +70,22 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
     if not report.gpus:
         yield "GPU", "none that torch can use"
     yield "C++ compiler", report.compiler or "none found"
+    kernels = _kernels()
+    if kernels["level"]:
+        yield "kernels", f"{kernels['level']}, of {', '.join(kernels['levels'])}"
+    else:
+        yield "kernels", f"{kernels['why_absent']}: {SLOWER}"
     for note in report.notes:
         yield "note", note
     for extra in report.extras:
         yield f"[{extra.name}]", _extra(extra.missing, extra.gives, extra.command)
+
+
+def _kernels() -> dict[str, Any]:
+    """The native kernels: the level in use, those of this processor, or why there are none."""
+    from yanmo.kernels import native
+
+    return {"level": native.level(), "levels": native.levels(), "why_absent": native.why_absent()}
 
 
 def _cores(report: Report) -> str:

@@ -1,0 +1,183 @@
+// Runs every kernel on every level of this processor in memory that is exactly as large as it is said to be, so that the
+// sanitizers see each byte read or written beyond it, and compares the levels. Built by test_sanitizers.py.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "common.h"
+
+extern "C" {
+const char* yanmo_level_name(int n);
+void yanmo_use_level(int n);
+int yanmo_linear(const void*, const void*, const void*, const void*, int64_t, int64_t, int64_t, const void*, int64_t,
+                 int64_t, void*, int64_t, int64_t, int);
+int yanmo_attend(const yanmo::AttendJob*, int);
+void yanmo_normalise(const yanmo::NormJob*, int64_t, int);
+void yanmo_activate(const yanmo::ActivateJob*, int);
+}
+
+using namespace yanmo;
+
+static uint64_t state = 88172645463325252ull;
+static uint32_t dice() {
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+  return static_cast<uint32_t>(state >> 32);
+}
+static float number() { return static_cast<float>(static_cast<int32_t>(dice())) / 1e9f; }
+
+template <typename T>
+static std::unique_ptr<T[]> some(int64_t count) {
+  std::unique_ptr<T[]> made(new T[count]);
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (sizeof(T) == 4) made[i] = static_cast<T>(number() * (std::is_integral<T>::value ? 1000 : 1));
+    else made[i] = static_cast<T>(dice());
+  }
+  return made;
+}
+
+static int wrong = 0;
+static void compare(const char* what, const std::vector<std::vector<float>>& all, float tolerance) {
+  for (size_t level = 1; level < all.size(); ++level) {
+    for (size_t i = 0; i < all[0].size(); ++i) {
+      const float a = all[0][i], b = all[level][i];
+      if (std::isnan(a) && std::isnan(b)) continue;
+      if (!(std::fabs(a - b) <= tolerance * (1 + std::fabs(a)))) {
+        std::printf("%s: level %s gives %g where plain gives %g\n", what, yanmo_level_name(static_cast<int>(level)), b, a);
+        ++wrong;
+        return;
+      }
+    }
+  }
+}
+
+static int count_levels() {
+  int n = 0;
+  while (yanmo_level_name(n) != nullptr) ++n;
+  return n;
+}
+
+static void products(int levels) {
+  for (int turn = 0; turn < 60; ++turn) {
+    const int64_t outputs = 1 + dice() % 70, inputs = 1 + dice() % 150, rows = 1 + dice() % (turn % 4 == 0 ? 60 : 7);
+    const int format = turn % 3 == 0 ? 0 : turn % 3 == 1 ? 4 : 8;
+    const int64_t padded = format == 0 ? (inputs + 63) / 64 * 64 : (inputs + 31) / 32 * 32;
+    const int64_t filled = (outputs + 15) / 16 * 16;
+    const int64_t bytes = format == 0 ? filled * padded : filled * (padded / 32) * (format == 4 ? 18 : 34);
+    auto panels = some<uint8_t>(bytes);
+    if (format == 0) {
+      for (int64_t i = 0; i < bytes; ++i) panels[i] = panels[i] == 0 ? 1 : panels[i];
+    } else {
+      const int64_t unit = format == 4 ? 288 : 544;  // scales between 2⁻⁸ and 2⁻¹, none NaN
+      for (int64_t at = 0; at < bytes; at += unit) {
+        for (int i = 1; i < 32; i += 2) panels[at + i] = static_cast<uint8_t>(0x1c + panels[at + i] % 0x1c);
+      }
+    }
+    auto scale = some<float>(filled);
+    auto sums = some<int32_t>(filled);
+    auto bias = some<float>(outputs);
+    const int64_t stride = inputs + dice() % 3;
+    auto x = some<float>((rows - 1) * stride + inputs);
+    if (turn % 10 == 0) x[dice() % inputs] = std::numeric_limits<float>::quiet_NaN();
+    if (turn % 10 == 1) x[dice() % inputs] = std::numeric_limits<float>::infinity();
+    std::vector<std::vector<float>> all;
+    for (int level = 0; level < levels; ++level) {
+      yanmo_use_level(level);
+      std::unique_ptr<float[]> out(new float[rows * outputs]);
+      if (yanmo_linear(panels.get(), format == 0 ? scale.get() : nullptr, format == 0 ? sums.get() : nullptr,
+                       turn % 2 ? bias.get() : nullptr, outputs, inputs, format, x.get(), rows, stride, out.get(), 0,
+                       turn % 5 == 0, 1 + turn % 3) != 0) {
+        ++wrong;
+      }
+      all.emplace_back(out.get(), out.get() + rows * outputs);
+    }
+    compare("linear", all, format == 0 ? 0.0f : 1e-4f);
+  }
+}
+
+static void attention(int levels) {
+  for (int turn = 0; turn < 40; ++turn) {
+    AttendJob job{};
+    job.rows = 1 + dice() % 3, job.kv_heads = 1 + dice() % 3, job.groups = 1 + dice() % 6, job.tokens = 1 + dice() % 4;
+    job.head_width = turn % 3 == 0 ? 64 : turn % 3 == 1 ? 128 : 1 + dice() % 90;
+    job.window = turn % 2 ? 0 : 1 + dice() % 20;
+    job.scale = 0.2f;
+    job.cached = turn % 2 ? kFloat32 : kInt8;
+    const int64_t columns = 1 + dice() % 60, heads = job.kv_heads * job.groups;
+    const int64_t held = job.rows * job.kv_heads * columns * job.head_width;
+    auto query = some<float>(job.rows * heads * job.tokens * job.head_width);
+    auto wide_key = some<float>(held), wide_value = some<float>(held);
+    auto key = some<int8_t>(held), value = some<int8_t>(held);
+    auto key_scale = some<float>(job.rows * job.kv_heads * columns), value_scale = some<float>(job.rows * job.kv_heads * columns);
+    std::unique_ptr<int64_t[]> last(new int64_t[job.rows * job.tokens]);
+    for (int64_t i = 0; i < job.rows * job.tokens; ++i) last[i] = static_cast<int64_t>(dice() % (columns + 1)) - 1;
+    job.query = query.get(), job.last = last.get();
+    job.key = job.cached == kInt8 ? static_cast<const void*>(key.get()) : wide_key.get();
+    job.value = job.cached == kInt8 ? static_cast<const void*>(value.get()) : wide_value.get();
+    if (job.cached == kInt8) job.key_scale = key_scale.get(), job.value_scale = value_scale.get(), job.scale = 0.001f;
+    job.query_token = job.head_width, job.query_head = job.tokens * job.head_width, job.query_row = heads * job.query_head;
+    job.key_column = job.value_column = job.head_width;
+    job.key_head = job.value_head = columns * job.head_width;
+    job.key_row = job.value_row = job.kv_heads * job.key_head;
+    job.scale_head = columns, job.scale_row = job.kv_heads * columns;
+    job.out_head = job.head_width, job.out_token = heads * job.head_width, job.out_row = job.tokens * job.out_token;
+    const int64_t size = job.rows * job.out_row;
+    std::vector<std::vector<float>> all;
+    for (int level = 0; level < levels; ++level) {
+      yanmo_use_level(level);
+      std::unique_ptr<float[]> out(new float[size]);
+      job.out = out.get();
+      if (yanmo_attend(&job, 1 + turn % 3) != 0) ++wrong;
+      all.emplace_back(out.get(), out.get() + size);
+    }
+    compare("attend", all, 1e-3f);
+  }
+}
+
+static void small(int levels) {
+  for (int turn = 0; turn < 30; ++turn) {
+    const int64_t width = 1 + dice() % 100, rows = 1 + dice() % 5, size = width * rows;
+    auto x = some<float>(size), gated = some<float>(size), weight = some<float>(width), bias = some<float>(width);
+    std::vector<std::vector<float>> norms, activations;
+    for (int level = 0; level < levels; ++level) {
+      yanmo_use_level(level);
+      std::unique_ptr<float[]> out(new float[size]);
+      NormJob norm{x.get(), weight.get(), turn % 2 ? bias.get() : nullptr, out.get(), width, width, width, 1e-5f, kFloat32};
+      yanmo_normalise(&norm, rows, 1 + turn % 2);
+      norms.emplace_back(out.get(), out.get() + size);
+      ActivateJob activate{x.get(), turn % 2 ? gated.get() : nullptr, out.get(), size, turn % 6, kFloat32};
+      yanmo_activate(&activate, 1 + turn % 2);
+      activations.emplace_back(out.get(), out.get() + size);
+    }
+    compare("normalise", norms, 1e-4f);
+    compare("activate", activations, 1e-5f);
+  }
+}
+
+int main() {
+  const int levels = count_levels();
+  products(levels);
+  attention(levels);
+  small(levels);
+  // callers of several threads at once share the pool, or work alone; the level is not changed meanwhile
+  yanmo_use_level(levels - 1);
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; ++i) {
+    callers.emplace_back([] {
+      for (int turn = 0; turn < 200; ++turn) {
+        std::vector<float> x(40000, 1.0f), out(40000);
+        ActivateJob job{x.data(), nullptr, out.data(), 40000, kRelu, kFloat32};
+        yanmo_activate(&job, 2);
+        for (float y : out) {
+          if (y != 1.0f) std::abort();
+        }
+      }
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  std::printf("%d levels, %d wrong\n", levels, wrong);
+  return wrong == 0 ? 0 : 1;
+}
