@@ -47,8 +47,8 @@ def reference_attention(
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Visible, dropout: float) -> Tensor:
     """The same as `reference_attention`, without the weights, through a faster kernel."""
     heads, columns, kv_heads = query.shape[1], query.shape[2], key.shape[1]
-    if query.requires_grad and on_cpu(query) and max(columns, key.shape[2]) <= MAX_KEPT:
-        bias = visible.additive(columns, key.shape[2], query)
+    if query.requires_grad and on_cpu(query):
+        bias = visible.trained(columns, key.shape[2], query)
         if bias is not None:
             keys, values = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (key, value))
             return attend(query, keys, values, scale, bias, dropout, causal=visible.causal or visible.ordered)
@@ -103,6 +103,10 @@ class Visible:
             return self.mask
         bias = self.bias.to(dtype)
         return bias if self.mask is None else bias.masked_fill(~self.mask, -torch.inf)
+
+    def trained(self, columns: int, keys: int, like: Tensor) -> Tensor | None:
+        """`additive` where training keeps the weights of attention: None, too, where there are too many columns."""
+        return self.additive(columns, keys, like) if max(columns, keys) <= MAX_KEPT else None
 
     def additive(self, columns: int, keys: int, like: Tensor) -> Tensor | None:
         """All of it as one number to be added to each score, made once; None where some query sees nothing."""

@@ -104,49 +104,66 @@ class _Attend(torch.autograd.Function):
         rate: float,
         causal: bool,
     ) -> Tensor:
-        q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))  # (B·H, …, D)
-        ctx.rate, ctx.factor, ctx.scale, ctx.shape = rate, 1.0, scale, query.shape
-        mixed, kept = [], []
-        for begin, end, seen in _blocks(q.shape[1], k.shape[1], causal):
-            part = _part(bias, (*query.shape[:2], q.shape[1], k.shape[1]), begin, end, seen)
-            scores = q.new_empty(1, 1, 1) if part is None else part
-            beta = 0 if part is None else 1
-            scores = torch.baddbmm(scores, q[:, begin:end], k[:, :seen].mT, alpha=scale, beta=beta)
-            weights = torch.softmax(scores, -1)  # (B·H, end - begin, seen)
-            kept.append(weights)
-            if rate:
-                bits, ctx.factor = keep_bits(weights, rate)
-                kept.append(bits)
-                weights = masked(weights, bits)
-            mixed.append(torch.bmm(weights, v[:, :seen]))
-        ctx.save_for_backward(q, k, v, *kept)
-        out = _joined(mixed, 1)
-        return (out.mul_(ctx.factor) if rate else out).view(query.shape)
+        ctx.rate, ctx.scale, ctx.shape = rate, scale, query.shape
+        out, kept, ctx.factor = attend_forward(query, key, value, scale, bias, rate, causal=causal)
+        ctx.save_for_backward(*kept)
+        return out.view(query.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *kept = ctx.saved_tensors
-        g = upstream.reshape(q.shape)
-        g = g * ctx.factor if ctx.rate else g
-        blocks = [(kept[i], kept[i + 1]) for i in range(0, len(kept), 2)] if ctx.rate else [(w, None) for w in kept]
-        query_parts: list[Tensor] = []
-        sums: list[Tensor] = []  # of key and value; the last block sees all, and comes first
-        end = q.shape[1]
-        for weights, bits in reversed(blocks):
-            begin, seen = end - weights.shape[1], weights.shape[2]
-            used = weights if bits is None else masked(weights, bits)
-            gradient = torch.bmm(g[:, begin:end], v[:, :seen].mT)
-            gradient = gradient if bits is None else masked(gradient, bits)
-            gradient = torch._softmax_backward_data(gradient, weights, -1, weights.dtype).mul_(ctx.scale)
-            query_parts.insert(0, torch.bmm(gradient, k[:, :seen]))
-            parts = [torch.bmm(gradient.mT, q[:, begin:end]), torch.bmm(used.mT, g[:, begin:end])]
-            for whole, part in zip(sums, parts):
-                whole[:, :seen] += part
-            sums = sums or parts
-            end = begin
+        g = upstream.reshape(-1, *upstream.shape[2:])
+        parts = attend_backward(g, ctx.saved_tensors, ctx.scale, ctx.rate, ctx.factor)
         shape = (*ctx.shape[:2], -1, ctx.shape[3])
-        return *(part.view(shape) for part in (_joined(query_parts, 1), *sums)), None, None, None, None
+        return *(part.view(shape) for part in parts), None, None, None, None
+
+
+def attend_forward(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, rate: float = 0.0, *, causal: bool
+) -> tuple[Tensor, list[Tensor], float]:
+    """`attend` without autograd: (B·H, T, D), what backward needs, and the factor on what dropout keeps."""
+    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))  # (B·H, …, D)
+    factor, mixed, kept = 1.0, [], []
+    for begin, end, seen in _blocks(q.shape[1], k.shape[1], causal):
+        part = _part(bias, (*query.shape[:2], q.shape[1], k.shape[1]), begin, end, seen)
+        scores = q.new_empty(1, 1, 1) if part is None else part
+        beta = 0 if part is None else 1
+        scores = torch.baddbmm(scores, q[:, begin:end], k[:, :seen].mT, alpha=scale, beta=beta)
+        weights = torch.softmax(scores, -1)  # (B·H, end - begin, seen)
+        kept.append(weights)
+        if rate:
+            bits, factor = keep_bits(weights, rate)
+            kept.append(bits)
+            weights = masked(weights, bits)
+        mixed.append(torch.bmm(weights, v[:, :seen]))
+    out = _joined(mixed, 1)
+    return out.mul_(factor) if rate else out, [q, k, v, *kept], factor
+
+
+def attend_backward(
+    g: Tensor, saved: Sequence[Tensor], scale: float, rate: float = 0.0, factor: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value, (B·H, …, D), from that of what they gave, g (B·H, T, D)."""
+    q, k, v, *kept = saved
+    g = g * factor if rate else g
+    blocks = [(kept[i], kept[i + 1]) for i in range(0, len(kept), 2)] if rate else [(w, None) for w in kept]
+    query_parts: list[Tensor] = []
+    sums: list[Tensor] = []  # of key and value; the last block sees all, and comes first
+    end = q.shape[1]
+    for weights, bits in reversed(blocks):
+        begin, seen = end - weights.shape[1], weights.shape[2]
+        used = weights if bits is None else masked(weights, bits)
+        gradient = torch.bmm(g[:, begin:end], v[:, :seen].mT)
+        gradient = gradient if bits is None else masked(gradient, bits)
+        gradient = torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+        gradient = gradient if scale == 1 else gradient.mul_(scale)
+        query_parts.insert(0, torch.bmm(gradient, k[:, :seen]))
+        parts = [torch.bmm(gradient.mT, q[:, begin:end]), torch.bmm(used.mT, g[:, begin:end])]
+        for whole, part in zip(sums, parts):
+            whole[:, :seen] += part
+        sums = sums or parts
+        end = begin
+    return _joined(query_parts, 1), sums[0], sums[1]
 
 
 def _blocks(columns: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:

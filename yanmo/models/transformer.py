@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.errors import InputError
+from yanmo.models import fastlayer
 from yanmo.models.attention import Attention, Visible, positions_of, see_back, see_both_ways, see_cached
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
@@ -82,6 +83,10 @@ class DecoderLayer(Layer):
         record: list[Tensor] | None = None,
     ) -> Tensor:
         """Transform (B, T, W)."""
+        if rotation is not None and cache is None and record is None and fastlayer.usable(self, hidden):
+            bias = visible.trained(hidden.shape[1], hidden.shape[1], hidden)
+            if bias is not None:
+                return fastlayer.run(self, hidden, rotation, bias, visible.causal or visible.ordered)
         hidden = self.add(
             hidden,
             self.attention_norm,
