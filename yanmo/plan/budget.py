@@ -31,10 +31,11 @@ SAFETY = 0.95  # share of a device's memory that a plan may fill
 # Interpreter and libraries as measured on Linux with torch 2.13; a GPU's context and workspaces are assumed.
 FRAMEWORK = {"cpu": 0.35e9, "cuda": 1.0e9, "mps": 0.5e9}
 # What the allocator holds beside what is alive: a share of what a step allocates, and a constant. glibc's were fitted
-# to 12 measured runs of 50 MB to 1 GB, the share with adapters, which make many blocks for a moment, to two more;
-# blocks above its largest threshold go back at once. A GPU's caching allocator is assumed to hold 5 %.
-HELD_FREE = {"cpu": (0.30, 30e6), "cuda": (0.05, 0.0), "mps": (0.05, 0.0)}
-HELD_FREE_ADAPTED = 0.75
+# to networks that are none of the benchmark's (benchmarks/plan_fit.py). Adapters, Muon and sums over micro-batches in
+# float32 make many blocks for a moment.
+# Blocks above glibc's largest threshold go back at once. A GPU's caching allocator is assumed to hold 5 %.
+HELD_FREE = {"cpu": (0.43, 15e6), "cuda": (0.05, 0.0), "mps": (0.05, 0.0)}
+HELD_FREE_MUON, HELD_FREE_ADAPTED, HELD_FREE_SUMMED = (0.58, 0.0), (0.75, 67e6), (0.75, 15e6)  # on a CPU
 BLOCK = 32 * 2**20
 KINDS = (
     *("weights", "reference", "gradients", "optimizer", "average"),
@@ -85,7 +86,7 @@ def training_memory(
     if size == MASTER and several:
         fresh = MASTER * largest_matrix(config, method) / shards  # added to the sum one by one
     used = work.kept + max(work.loss, work.layer) + earlier
-    free = _held_free(device, used, shape.tokens * config.width * size, method)
+    free = _held_free(device, used, shape.tokens * config.width * size, method, several and size == MASTER)
     base = weights + states + average + reference + FRAMEWORK[device] + batches + free
     moments = {
         "loss": base + earlier + work.kept + max(work.loss, work.layer),
@@ -127,11 +128,15 @@ def training_weights(config: Config, method: Method, size: int, shards: int) -> 
     return (MASTER * floating + packed) / shards + copies, trained
 
 
-def _held_free(device: str, used: float, block: float, method: Method = PLAIN) -> float:
-    """Bytes that the allocator holds free, of `used` bytes in blocks of about `block`."""
+def _held_free(device: str, used: float, block: float, method: Method = PLAIN, summed: bool = False) -> float:
+    """Bytes that the allocator holds free, of `used` bytes in blocks of about `block`; summed: over micro-batches."""
     share, constant = HELD_FREE[device]
     if device == "cpu" and method.adapter:
-        share = HELD_FREE_ADAPTED
+        share, constant = HELD_FREE_ADAPTED
+    elif device == "cpu" and method.optimizer == "muon":
+        share, constant = HELD_FREE_MUON
+    elif device == "cpu" and summed:
+        share, constant = HELD_FREE_SUMMED
     return constant if device == "cpu" and block > BLOCK else share * used + constant
 
 
