@@ -124,9 +124,10 @@ def test_reading_once_gives_each_document_its_number() -> None:
 
 def test_a_row_is_as_wide_as_its_documents_need() -> None:
     labelled = Labelled.gather([Document([1] * 90, 0), Document([2] * 5, 1)], 100)
-    assert labelled_rows(labelled, np.array([1]))[0].ids.shape == (1, 5)
-    assert labelled_rows(labelled, np.array([0, 1]))[0].ids.shape == (1, 95)
-    assert labelled_rows(labelled, np.array([0, 1]), 90)[0].ids.shape == (2, 90)
+    shapes = {(1,): (1, 32), (0,): (1, 96), (1, 0): (1, 96)}  # multiples of 32
+    for numbers, shape in shapes.items():
+        assert labelled_rows(labelled, np.array(numbers))[0].ids.shape == shape
+    assert labelled_rows(labelled, np.array([0, 1]), 92)[0].ids.shape == (2, 92)
     with pytest.raises(InputError, match="rows have 80 columns, and a document 90 ids"):
         labelled_batches(labelled, 2, columns=80)
     for call in (labelled_batches, lambda *given: next(labelled_once(*given))):

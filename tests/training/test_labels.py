@@ -91,7 +91,7 @@ def test_packed_documents_equal_separate_ones_in_scores_loss_and_gradients(
     total, n = 0.0, 0
     separate = []
     for number in order.tolist():
-        one = batch_of(examples, number)
+        one = batch_of(examples, number, columns=int(examples.sizes[number]))
         assert one.ids.shape == (1, examples.sizes[number])
         separate.append(scores_of(model, one))
         alone, targets = labelled(model, one)

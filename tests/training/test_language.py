@@ -130,12 +130,11 @@ def test_accumulation_equals_the_big_batch(kind: str, precision: str) -> None:
     results = []
     for batches in (parts, [big]):
         model = shaped(kind, scale=4.0)
-        loop = Loop(model, [], objective, Settings(steps=1, clip=0, precision=precision), None)
-        loss, targets = loop._gradients(batches)
-        loop._scale(targets)
+        settings = Settings(steps=1, clip=0, precision=precision, accumulation=len(batches))
+        loss, targets = Loop(model, [], objective, settings, None)._gradients(batches)
         results.append((loss, targets, [p.grad for p in model.parameters()]))
     (loss, targets, ours), (big_loss, big_targets, theirs) = results
-    tolerance, noise = (1e-5, 1e-7) if precision == "float32" else (1e-1, 1e-5)  # as near as each is to float32
+    tolerance, noise = (1e-5, 1e-7) if precision == "float32" else (1e-1, 1e-4)  # as near as each is to float32
     assert targets == big_targets and math.isclose(loss, big_loss, rel_tol=tolerance)
     for one, other in zip(ours, theirs, strict=True):
         assert (one is None) == (other is None)

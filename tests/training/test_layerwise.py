@@ -51,7 +51,7 @@ def result(case: str, *, saved: list[int] | None = None, **options: Any) -> tupl
     """Loss and gradients of two micro-batches; the bytes that autograd keeps between forward and backward."""
     make, objective, given = CASES[case]
     model = make().train()
-    loop = Loop(model, [], objective, Settings(steps=1, **options), None)
+    loop = Loop(model, [], objective, Settings(steps=1, accumulation=2, **options), None)
     known: set[int] = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held: dict[int, int] = {}
 

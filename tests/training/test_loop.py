@@ -26,9 +26,8 @@ def window() -> list[Batch]:
 
 def gradients_of(batches: list[Batch], precision: str = "float32") -> tuple[float, dict[str, torch.Tensor]]:
     model = network()
-    loop = Loop(model, [], causal, Settings(steps=1, clip=0, precision=precision), None)
-    loss, targets = loop._gradients(batches)
-    loop._scale(targets)
+    settings = Settings(steps=1, clip=0, precision=precision, accumulation=len(batches))
+    loss, _ = Loop(model, [], causal, settings, None)._gradients(batches)
     return loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -61,10 +60,10 @@ def test_training_with_accumulation_and_a_partial_last_window_equals_training_wi
 
 def test_clipping_limits_the_norm_and_reports_the_one_before() -> None:
     model = network()
-    loop = Loop(model, [], causal, Settings(steps=1, clip=0.01), None)
+    loop = Loop(model, [], causal, Settings(steps=1, clip=0.01, accumulation=4), None)
     _, targets = loop._gradients(window())
-    norm = loop._scale(targets)
-    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
+    norm, scale = loop._scale(targets)
+    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)) * scale
     assert norm > 0.01 and math.isclose(clipped, 0.01, rel_tol=1e-4)
 
 

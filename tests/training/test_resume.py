@@ -115,12 +115,12 @@ def test_ctrl_c_during_the_update_takes_effect_after_it(
     whole, _ = go(data, tmp_path / "whole", "qwen3", settings())
     update, count = Optimizer.step, 0
 
-    def interrupted(self: Optimizer, factor: float) -> None:
+    def interrupted(self: Optimizer, *given: float) -> None:
         nonlocal count
         count += 1
         if count == 6:
             signal.raise_signal(signal.SIGINT)
-        update(self, factor)
+        update(self, *given)
 
     monkeypatch.setattr(Optimizer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -220,22 +220,21 @@ class _Project(torch.autograd.Function):
         first = product(g, whole).view(*upstream[0].shape[:-1], -1) if wanted[0] else None
         parts: list[Tensor | None] = [None] * (len(weights) * (2 if ctx.biased else 1))
         if any(wanted[2 : 2 + len(weights)]):
-            room = whole.detach() if all(getattr(weight, "uses", 0) == 1 for weight in ctx.weights) else None
-            parts[: len(weights)] = _outer(g, flat, room).split(ctx.sizes)
+            transposed = g.t().contiguous() if g.shape[1] < flat.shape[1] else g.t()  # faster where it is small
+            if all(getattr(weight, "uses", 0) == 1 for weight in ctx.weights):
+                found = torch.mm(transposed, flat, out=whole.detach()).split(ctx.sizes)
+                for weight, part in zip(ctx.weights, found):  # returned, it would be copied
+                    weight.grad = part
+            else:
+                parts[: len(weights)] = (transposed @ flat).split(ctx.sizes)
         if ctx.biased and any(wanted[2 + len(weights) :]):
             parts[len(weights) :] = g.sum(0).split(ctx.sizes)
         return first, None, *parts
 
 
-def _outer(g: Tensor, flat: Tensor, room: Tensor | None) -> Tensor:
-    """gᵀ times flat, in the memory of `room` where there is one; gᵀ in one piece is faster where it is small."""
-    transposed = g.t().contiguous() if g.shape[1] < flat.shape[1] else g.t()
-    return torch.mm(transposed, flat) if room is None else torch.mm(transposed, flat, out=room)
-
-
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors one below the other, without a copy where they lie so in memory."""
-    first, rows = tensors[0], sum(len(tensor) for tensor in tensors)
+    first, rows = tensors[0], sum(map(len, tensors))
     ends = [tensor.data_ptr() + tensor.nbytes for tensor in tensors]
     room = first.untyped_storage().nbytes() // first.element_size() - first.storage_offset()
     near = all(tensor.data_ptr() == end and tensor.is_contiguous() for tensor, end in zip(tensors[1:], ends))
@@ -251,13 +250,12 @@ def _joined(tensors: Sequence[Tensor], side: int = 0) -> Tensor:
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a (M, K) times b (K, N), and the bias (N,).
 
-    The library computes few columns over a long K on one core alone, so they are computed in slices (docs/log.md).
+    For few columns and more than 640 rows the library leaves a core idle, so rows are computed in two halves.
     """
-    rows, depth, columns = *a.shape, b.shape[1]
-    width = 256 if columns % 256 == 0 else 128
-    if not (depth >= 3 * columns and columns % width == 0 and 384 <= rows <= 1280 and 256 <= columns < 1024):
+    rows, columns = len(a), b.shape[1]
+    if not (256 <= columns <= 768 and 640 < rows <= 1280):
         return a @ b if bias is None else torch.addmm(bias, a, b)
-    out = a.new_empty(rows, columns)
-    for begin in range(0, columns, width):
-        torch.mm(a, b[:, begin : begin + width], out=out[:, begin : begin + width])
+    out, half = a.new_empty(rows, columns), -(-rows // 32) * 16
+    for part, room in zip(a.split(half), out.split(half)):
+        torch.mm(part, b, out=room)
     return out if bias is None else out.add_(bias)

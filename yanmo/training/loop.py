@@ -36,7 +36,8 @@ from torch import nn
 from yanmo.errors import Error, FileError, InputError
 from yanmo.runs import Run
 from yanmo.tokens.batches import Batch
-from yanmo.training import checkpoint
+from yanmo.training import checkpoint, heap
+from yanmo.training.adamw import norm as pieces_norm
 from yanmo.training.average import Average
 from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.interrupts import uninterrupted
@@ -44,7 +45,6 @@ from yanmo.training.layerwise import Passage
 from yanmo.training.optimizer import SCHEDULES, Optimizer
 from yanmo.training.precision import DTYPES, Objective
 from yanmo.training.randomness import RandomStates, kept, seeded
-from yanmo.training.sharded import local
 from yanmo.training.spread import orthogonalised, precision, sum_gradients, total_norm, wrapped
 
 
@@ -136,7 +136,7 @@ def train(
     or gradient that is not finite ends training with an Error before it reaches the weights. With several ranks each
     must call it, with the same arguments and a network that is spread out (spread.py); all stop at the same step.
     """
-    with ranks.interrupts():
+    with ranks.interrupts(), heap.kept():
         loop = Loop(network, batches, objective, settings, run, ranks)
         loop.resume()
         try:
@@ -183,6 +183,8 @@ class Loop:
             treated=ranks.treated,
             directions=orthogonalised if ranks.sharded else None,
         )
+        self.once = settings.accumulation == 1 and ranks.alone and self.optimizer.in_pieces
+        self.lowering = precision(network, ranks, DTYPES[settings.precision], once=self.once)
         self.parameters = {self.optimizer.names[id(p)]: p for p in self.optimizer.parameters}
         self.average = Average(self.parameters, settings.ema) if settings.ema else None
         self.passage = Passage(network, recompute=settings.recompute, compiled=settings.compile)
@@ -234,12 +236,12 @@ class Loop:
                 return None
             self.network.train()
             loss, targets = self._gradients(window)
-            norm = self._scale(targets)
+            norm, scale = self._scale(targets)
             factor = SCHEDULES[self.settings.schedule](
                 self.progress(began), self.settings.warmup, self.settings.decay, self.settings.floor
             )
             with uninterrupted():
-                self.optimizer.step(factor)  # without a target there is no gradient, and nothing changes
+                self.optimizer.step(factor, scale)  # without a target there is no gradient, and nothing changes
                 self.optimizer.zero_grad()
                 self.step += 1
                 if self.average is not None:
@@ -267,7 +269,7 @@ class Loop:
         losses, counts = [], []
         self.optimizer.zero_grad()
         ranks = self.ranks
-        with precision(self.network, ranks, DTYPES[self.settings.precision]) as gather, self.passage.open():
+        with self.lowering.open() as gather, self.passage.open():
             for batch in window:
                 loss, count = self.objective(self.network, ranks.share(batch).to(self.device))
                 if count or ranks.sharded:  # the others wait for this rank's part
@@ -291,18 +293,17 @@ class Loop:
             )
         return sum(sums) / max(targets, 1), targets
 
-    def _scale(self, targets: int) -> float:
-        """Turn sums of gradients into the gradient per target, clipped; returns its norm before clipping."""
+    def _scale(self, targets: int) -> tuple[float, float]:
+        """The norm of the gradient per target, and the factor that makes it, clipped, out of the sums."""
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         if not gradients or not targets:
-            return 0.0
-        norm = total_norm(gradients, self.ranks) / targets
+            return 0.0, 1.0
+        norm = (pieces_norm(gradients) if self.once else total_norm(gradients, self.ranks)) / targets
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {norm}")
         clip = self.settings.clip
         factor = min(1.0, clip / norm) if clip and norm else 1.0
-        torch._foreach_mul_([local(gradient) for gradient in gradients], factor / targets)
-        return norm
+        return norm, factor / targets
 
     def _not_finite(self, what: str) -> Error:
         self.optimizer.zero_grad()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from yanmo.errors import FileError
 from yanmo.models.config import LABEL_HEADS
+from yanmo.training.adamw import AdamW
 from yanmo.training.sharded import local
 
 MUON_MOMENTUM = 0.95
@@ -58,28 +59,35 @@ class Optimizer:
         hidden = groups.pop("hidden", {})
         self.names = {id(p): name for group in (*groups.values(), hidden) for name, p in group.items()}
         self.parameters = [p for group in (*groups.values(), hidden) for p in group.values()]
-        fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": list(groups["decayed"].values()), "weight_decay": weight_decay},
-                {"params": list(groups["plain"].values()), "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            betas=betas,
-            eps=ADAM_EPS,
-            fused=fused,
-        )
+        parts: list[dict[str, Any]] = [
+            {"params": list(groups["decayed"].values()), "weight_decay": weight_decay},
+            {"params": list(groups["plain"].values()), "weight_decay": 0.0},
+        ]
+        values: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": ADAM_EPS}
+        self.in_pieces = kind == "adamw" and treated is None and all(map(_simple, self.parameters))
+        self.adamw: Any
+        if self.in_pieces:
+            self.adamw = AdamW(parts, **values)
+        else:
+            fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
+            self.adamw = torch.optim.AdamW(parts, fused=fused, **values)
         self.matrices: dict[torch.Size, list[nn.Parameter]] = {}  # by shape
         for parameter in hidden.values():
             self.matrices.setdefault(parameter.shape, []).append(parameter)
         self.momenta: dict[int, Tensor] = {id(p): torch.zeros_like(p) for p in hidden.values()}
 
     @torch.no_grad()
-    def step(self, factor: float = 1.0) -> None:
-        """Update every parameter that has a gradient, with `factor` × the learning rate."""
+    def step(self, factor: float = 1.0, scale: float = 1.0) -> None:
+        """Update every parameter that has a gradient, with `factor` × the learning rate and `scale` × the gradient."""
         rate = self.learning_rate * factor
         for group in self.adamw.param_groups:
             group["lr"] = rate
+        if self.in_pieces:
+            self.adamw.step(scale)
+            return
+        gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
+        if gradients and scale != 1:
+            torch._foreach_mul_(gradients, scale)
         self.adamw.step()
         for shape, parameters in self.matrices.items():
             self._muon(shape, [p for p in parameters if p.grad is not None], rate)
@@ -100,6 +108,8 @@ class Optimizer:
         """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
+            if parameter.grad_dtype != parameter.dtype:  # `lowered` leaves it so
+                parameter.grad_dtype = parameter.dtype
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, named `kind/parameter`."""
@@ -145,6 +155,12 @@ class Optimizer:
         self.adamw.state.clear()
         for name, entry in entries.items():
             self.adamw.state[by_name[name]] = entry
+
+
+def _simple(parameter: nn.Parameter) -> bool:
+    """Whether AdamW can take it in pieces: float32 on a CPU, in one part."""
+    plain = parameter.device.type == "cpu" and type(parameter.data) is Tensor
+    return plain and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
 def split_parameters(network: nn.Module) -> dict[str, dict[str, nn.Parameter]]:

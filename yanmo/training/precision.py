@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yanmo.models.config import LABEL_HEADS
 from yanmo.tokens.batches import Batch
+from yanmo.training.adamw import coalesced
 from yanmo.training.interrupts import uninterrupted
 from yanmo.training.randomness import kept
 
@@ -40,34 +42,111 @@ def lowered(network: nn.Module, dtype: torch.dtype) -> Iterator[Callable[[], Non
     At a clean exit the weights are the float32 masters again and each `grad` the float32 sum of what was gathered;
     after an exception the weights are the masters and the gradients are gone. In float32 nothing is changed.
     """
-    parameters = [p for p in network.parameters() if p.is_floating_point()]
-    if dtype == torch.float32:
-        yield lambda: None
-        return
-    masters = [p.data for p in parameters]
-    sums: list[Tensor | None] = [None] * len(parameters)
+    with Lowering(network, dtype).open() as gather:
+        yield gather
 
-    def gather() -> None:
-        for place, parameter in enumerate(parameters):
+
+class Lowering:
+    """What `lowered` does, again and again.
+
+    once: each time there is one backward alone. Then gradients stay in `dtype`, as nothing is added to them; those of
+    layers' matrices take the place of the copies, which nothing reads after that backward (fast.py); and a table that
+    is read and not multiplied stays as it is, its gradient being the rows that were read. adamw.py takes gradients in
+    all these forms. The memory of the copies is kept from step to step.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, *, once: bool = False) -> None:
+        self.dtype, self.once = dtype, once
+        self.tables = _tables(network) if once and dtype != torch.float32 else []
+        kept = {id(table.weight) for table in self.tables}
+        self.parameters = [p for p in _neighbours(network) if p.is_floating_point() and id(p) not in kept]
+        self.copies: list[Tensor] = []
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[], None]]:
+        """See `lowered`."""
+        if self.dtype == torch.float32:
+            yield lambda: None
+            return
+        masters = [p.data for p in self.parameters]
+        sums: list[Tensor | None] = [None] * len(masters)
+        try:
+            for parameter, copy in zip(self.parameters, self._copied(masters)):
+                parameter.grad = None
+                parameter.data, parameter.grad_dtype = copy, self.dtype
+                if self.once:
+                    parameter.uses = 0  # type: ignore[attr-defined]
+            for table in self.tables:
+                table.weight.grad = None
+            with _read_in_rows(self.tables, self.dtype):
+                yield lambda: self._gather(sums)
+        except BaseException:
+            sums = [None] * len(masters)
+            for table in self.tables:
+                table.weight.grad = None
+            raise
+        finally:
+            with uninterrupted():  # a second Ctrl-C here would lose masters
+                for parameter, master, gradient in zip(self.parameters, masters, sums):
+                    parameter.grad = None
+                    parameter.data = master
+                    parameter.grad_dtype = master.dtype if gradient is None else gradient.dtype
+                    parameter.grad = gradient
+                    vars(parameter).pop("uses", None)
+
+    def _copied(self, masters: list[Tensor]) -> list[Tensor]:
+        """The masters in `dtype`, in one piece of memory."""
+        if not self.copies:
+            sizes = [master.numel() for master in masters]
+            parts = masters[0].new_empty(sum(sizes), dtype=self.dtype).split(sizes)
+            self.copies = [part.view(master.shape) for part, master in zip(parts, masters)]
+        for copy, master in zip(self.copies, masters):
+            copy.copy_(master)
+        return [copy.detach() for copy in self.copies]
+
+    def _gather(self, sums: list[Tensor | None]) -> None:
+        for place, parameter in enumerate(self.parameters):
             gradient, known = parameter.grad, sums[place]
             if gradient is not None:
-                sums[place] = gradient.float() if known is None else known.add_(gradient)
+                assert not (self.once and known is not None), "a second backward, where one was announced"
+                sums[place] = gradient if self.once else gradient.float() if known is None else known.add_(gradient)
                 parameter.grad = None
+        for table in self.tables:
+            if table.weight.grad is not None:
+                table.weight.grad = coalesced(table.weight.grad)
 
+
+def _neighbours(network: nn.Module) -> list[nn.Parameter]:
+    """All parameters, those of linear layers of one module side by side: what one product may join lies together."""
+    found: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        layers = [child for child in module.children() if isinstance(child, nn.Linear)]
+        for name in ("weight", "bias"):
+            for parameter in (layer.get_parameter(name) for layer in layers if getattr(layer, name) is not None):
+                found.setdefault(id(parameter), parameter)
+    return list({**found, **{id(p): p for p in network.parameters()}}.values())
+
+
+def _tables(network: Any) -> list[nn.Embedding]:
+    """Tables of word vectors that are trained and only read, never multiplied with."""
+    if network.config.head not in LABEL_HEADS:  # the words' matrix may be the table
+        return []
+    found = [getattr(network, name, None) for name in ("embedding", "decoder_embedding")]
+    return [table for table in found if type(table) is nn.Embedding and table.weight.requires_grad]
+
+
+@contextmanager
+def _read_in_rows(tables: list[nn.Embedding], dtype: torch.dtype) -> Iterator[None]:
+    """Let tables give rows in `dtype`, and take gradients of these rows alone."""
+    hooks = [table.register_forward_hook(lambda _module, _given, rows: rows.to(dtype)) for table in tables]
     try:
-        for parameter in parameters:
-            parameter.grad = None
-            parameter.data = parameter.data.to(dtype)
-        yield gather
-    except BaseException:
-        sums = [None] * len(parameters)
-        raise
+        for table in tables:
+            table.sparse = True
+        yield
     finally:
-        with uninterrupted():  # a second Ctrl-C here would lose masters
-            for parameter, master, gradient in zip(parameters, masters, sums):
-                parameter.grad = None
-                parameter.data = master
-                parameter.grad = gradient
+        for table, hook in zip(tables, hooks):
+            table.sparse = False
+            hook.remove()
 
 
 @dataclass(frozen=True)

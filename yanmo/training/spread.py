@@ -31,7 +31,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ from yanmo.training import objectives
 from yanmo.training.distributed import Ranks
 from yanmo.training.objectives import Evaluation
 from yanmo.training.optimizer import orthogonalise, split_parameters
-from yanmo.training.precision import DTYPES, lowered
+from yanmo.training.precision import DTYPES, Lowering
 from yanmo.training.randomness import kept
 from yanmo.training.sharded import local
 
@@ -203,9 +203,9 @@ def evaluate(
     return objectives.evaluate(network, batches, n_bytes, shared)
 
 
-def precision(network: nn.Module, ranks: Ranks, dtype: torch.dtype) -> AbstractContextManager[Callable[[], None]]:
-    """`lowered`, or nothing where FSDP lowers."""
-    return lowered(network, torch.float32 if ranks.sharded else dtype)
+def precision(network: nn.Module, ranks: Ranks, dtype: torch.dtype, *, once: bool = False) -> Lowering:
+    """What lowers the network for a step, or nothing where FSDP lowers."""
+    return Lowering(network, torch.float32 if ranks.sharded else dtype, once=once)
 
 
 def speed(network: nn.Module, ranks: Ranks, batch: Any, objective: Objective, dtype: torch.dtype) -> float:
@@ -220,7 +220,7 @@ def speed(network: nn.Module, ranks: Ranks, batch: Any, objective: Objective, dt
         for _ in range(3):
             ranks.total([0.0])  # all begin together
             began = time.perf_counter()
-            with precision(network, ranks, dtype) as gather:
+            with precision(network, ranks, dtype).open() as gather:
                 loss, count = whole(network, share)
                 if count or ranks.sharded:
                     loss.backward()
