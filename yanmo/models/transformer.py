@@ -231,7 +231,11 @@ class Transformer(nn.Module):
             memory_visible = see_both_ways(queries, memory_mask)
         token_table = self.decoder_embedding if config.decoder_vocab_size else self.embedding
         hidden = stack.embed(token_table(ids), positions, None)
-        rotation = rotation_at(config, positions, hidden.dtype) if config.position == "rotary" else None
+        rotation = None
+        if config.position == "rotary":  # rows without a mask and a cache have the same positions
+            rotation = rotation_at(
+                config, positions if cache is not None or mask is not None else positions[:1], hidden.dtype
+            )
         for layer, window in zip(stack.layers, config.windows, strict=True):
             hidden = stack.through(layer, hidden, seen[window], rotation, cache, memory, memory_visible, record)
         if cache is not None:

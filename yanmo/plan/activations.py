@@ -9,10 +9,11 @@ own layers; a test counts the saved tensors of real networks and finds the same.
 
     n tokens, B rows, T columns, W width, H, K heads, D head width, F feed-forward width, V vocabulary, e bytes a value
 
-Attention of up to MAX_KEPT columns on a CPU keeps query, key, value and weights (models/fast.py). What torch itself
-keeps: fused attention query, key, value, output and one float32 per query, and a mask as numbers of the query's type;
-attention with dropout or with a bias that learns goes without the fused kernel, in float32, and keeps its weights;
-dropout keeps its mask as numbers. GPUs keep less in some of these.
+Attention of up to MAX_KEPT columns on a CPU keeps query, key, value and weights (models/fast.py); a layer of the Llama
+kind is one step of autograd there (models/fastlayer.py). What torch itself keeps: fused attention query, key, value,
+output and one float32 per query, and a mask as numbers of the query's type; attention with dropout or with a bias that
+learns goes without the fused kernel, in float32, and keeps its weights; dropout keeps its mask as numbers. GPUs keep
+less in some of these.
 """
 
 from __future__ import annotations
@@ -133,7 +134,11 @@ def activations(config: Config, shape: Shape, method: Method = PLAIN) -> Activat
             stored = layers * shape.rows * columns * config.width * shape.size  # the input of each layer
             stored += _shared(config, shape, columns, method.packed, is_decoder)
             layer = max(layer, one[is_decoder])
-        kept += stored + _embedding(config, shape, columns) + config.norm_final * _norm(config, shape, columns)
+        kept += (
+            stored
+            + _embedding(config, shape, columns, packed=method.packed)
+            + config.norm_final * _norm(config, shape, columns)
+        )
         layer = max(layer, shape.recompute * one[is_decoder] + _workspace(config, shape, columns))
         if method.adapter:  # before the first adapter nothing is kept
             kept -= _norm(config, shape, columns) * ((config.norm_order == "pre") + config.norm_embedding)
@@ -147,6 +152,10 @@ def activations(config: Config, shape: Shape, method: Method = PLAIN) -> Activat
 def _layer(c: TransformerConfig, s: Shape, method: Method, reads: _Kept, columns: int) -> tuple[float, float]:
     """What a layer of `columns` keeps, of an encoder and of a decoder."""
     n = s.rows * columns
+    if _written_out(c, s, method, columns):
+        vectors = 2 * (c.width + 1) + 4 * c.ffn_width + 4 * c.n_heads * c.head_width
+        vectors += c.norm_query_key * (c.n_heads + c.n_kv_heads) * (c.head_width + 1)
+        return 0.0, (n * vectors + s.rows * c.n_heads * _scores(columns, columns, causal=True)) * s.size
     total = 2 * _norm(c, s, columns) + (reads.stream + reads.up) * n * c.width * s.size  # what the two parts read
     total += 2 * n * c.width * s.size * bool(c.dropout)
     total += _feed_forward(c, s, n, reads)
@@ -156,6 +165,14 @@ def _layer(c: TransformerConfig, s: Shape, method: Method, reads: _Kept, columns
         decoder += _norm(c, s, columns) + n * c.width * s.size * (reads.stream + bool(c.dropout))
         decoder += _attention(c, s, method, reads, (columns, s.source_columns), cross=True)
     return encoder, decoder
+
+
+def _written_out(c: TransformerConfig, s: Shape, method: Method, columns: int) -> bool:
+    """Whether a decoder's layers are single steps of autograd (models/fastlayer.py)."""
+    llama = c.position == "rotary" and c.norm == "rms" and c.norm_order == "pre" and c.gated and c.activation == "silu"
+    plain = not (c.bias_qkv or c.bias_out or c.bias_ffn or c.dropout or c.attention_dropout or c.activation_dropout)
+    here = s.device == "cpu" and columns <= MAX_KEPT and not method.adapter
+    return llama and plain and here and c.kind == "decoder"
 
 
 def _shared(c: TransformerConfig, s: Shape, columns: int, packed: bool, is_decoder: bool) -> float:
@@ -241,11 +258,11 @@ def _feed_forward(c: TransformerConfig, s: Shape, n: int, reads: _Kept) -> float
     return (copies - unread + bool(c.activation_dropout)) * inner + low
 
 
-def _embedding(c: TransformerConfig, s: Shape, columns: int) -> float:
+def _embedding(c: TransformerConfig, s: Shape, columns: int, *, packed: bool) -> float:
     n = s.rows * columns
     total = 0.0
     if c.position == "rotary":
-        total += 2 * n * c.head_width * s.size
+        total += 2 * (n if packed else columns) * c.head_width * s.size
     elif c.position == "learned":
         total += n * INDEX
     elif c.position == "relative":
