@@ -98,7 +98,7 @@ def test_ranks_equal_one_process(place: Path, count: int, name: str) -> None:
     found = numbers(folder, name)
     exact = CASES[name].precision == "float32"
     assert found["tokens"] == known["tokens"] and len(found["losses"]) == STEPS
-    assert found["losses"] == pytest.approx(known["losses"], abs=1e-5 if exact else 2e-3)
+    assert found["losses"] == pytest.approx(known["losses"], abs=1e-5 if exact else 5e-3)
     assert found["losses"][0] == pytest.approx(known["losses"][0], abs=1e-5 if exact else 2e-4)
     assert found["norms"] == pytest.approx(known["norms"], rel=1e-5 if exact else 1e-2)
     for part in ("weights", "average"):

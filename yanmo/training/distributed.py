@@ -18,6 +18,7 @@ waits for days, since a corpus may be made meanwhile; a process that ends is not
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -28,7 +29,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +53,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOST = re.compile(r"closed by peer|[Cc]onnection (was )?(reset|refused|closed)|[Bb]roken pipe|gloo|NCCL|[Tt]imed out")
 
 
-@contextmanager
+@contextlib.contextmanager
 def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
     """Join the processes that torchrun started; without torchrun, or with one process, there is nothing to join.
 
@@ -69,9 +69,9 @@ def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
     device, rank = _device(), os.environ["RANK"]
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         store = _meeting()
-        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=int(rank), world_size=count, timeout=TIMEOUT)
     except RuntimeError as error:
         raise Error(
@@ -84,6 +84,9 @@ def start(*, shard: str = "auto", tensor_parallel: int = 1) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not lost(error):
             raise
+        if backend == "gloo":  # its threads may bring down a process that ends without this; NCCL would wait here
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
         raise Error(
             f"rank {rank} of {count} lost contact with the others ({_short(error)}); the messages of the others say "
             "why; the last checkpoint is intact, and the same command goes on from it"
@@ -276,7 +279,7 @@ class Ranks:
 
     # --- stopping
 
-    @contextmanager
+    @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
         """Hear Ctrl-C and SIGTERM for a while without ending at once: all ranks end after the same step.
 
