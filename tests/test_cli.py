@@ -52,6 +52,8 @@ def yan(capsys, monkeypatch):
 
 def command(*args: str, **options) -> subprocess.Popen[bytes]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if os.name == "posix":  # a shell that runs the tests in its background ignores Ctrl-C, and so would its children
+        pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "yanmo", *args], cwd=ROOT, **{**pipes, **options})
 
 
