@@ -138,9 +138,7 @@ def _allocator(figures: list[dict[str, Any]]) -> None:
     for group, pairs in groups.items():
         used, free = np.array(pairs).T
         share, constant = np.polyfit(used, free, 1) if len(pairs) > 2 else (free.mean() / used.mean(), 0.0)
-        print(
-            f"{group}: {share:.2f} of what is used and {constant / 1e6:.0f} MB beside the libraries"
-        )
+        print(f"{group}: {share:.2f} of what is used and {constant / 1e6:.0f} MB beside the libraries")
 
 
 def _time(figures: list[dict[str, Any]]) -> None:
