@@ -213,8 +213,9 @@ def test_where_a_rank_ends_the_others_end_with_a_sentence(tmp_path: Path, leave:
             process.kill()
             process.wait()
     assert processes[0].returncode == 2, said[0]
-    assert re.match(r"yanmo: rank 0 of 2 lost contact with the others \(.*Connection (closed|reset) by peer", said[0])
-    assert "Traceback" not in said[0] and len(said[0].splitlines()) == 1
+    sentence = said[0].splitlines()[-1]  # torch may have warned before
+    assert re.match(r"yanmo: rank 0 of 2 lost contact with the others \(.*Connection (closed|reset) by peer", sentence)
+    assert "Traceback" not in said[0] and said[0].count("yanmo: ") == 1
     assert not leave or (processes[1].returncode == 2 and "this rank leaves" in said[1])
     with open_run(tmp_path / "endless", "", {}) as run:
         last = run.checkpoints()[-1]

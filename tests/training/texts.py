@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = "the ink is ground before one writes a line of text and paper drinks".split()
+WORDS = ["the", "ink", "is", "ground", "before", "one", "writes", "a", "line", "of", "text", "and", "paper", "drinks"]
 
 
 def write_texts(folder: Path, documents: int = 40, lines: int = 8) -> Path:
