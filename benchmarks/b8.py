@@ -106,7 +106,7 @@ class Side:
 
     def __init__(self, side: str, folder: Path, precision: str, seed: int = SEED, *, whole: bool = False) -> None:
         words = [side, str(folder), precision, str(seed), "whole" if whole else "turns"]
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.b8", *words],
             stdin=subprocess.PIPE,
