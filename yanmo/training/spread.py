@@ -30,6 +30,7 @@ import functools
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -175,7 +176,10 @@ def wrapped(objective: Objective, ranks: Ranks) -> Objective:
         return objective
 
     def whole(network: Any, batch: Any) -> tuple[Tensor, int]:
-        result = network(objective, batch)
+        with warnings.catch_warnings():
+            # a view would lose FSDP's hook if it were changed in place, which no layer does with what it reads
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+            result = network(objective, batch)
         if not torch.is_grad_enabled():
             network.reshard()  # after a backward pass it is done without saying
         return result
