@@ -25,6 +25,7 @@ from small import batch, equal, joined, network
 from yanmo.errors import ConfigError, FileError, InputError
 from yanmo.runs import open_run
 from yanmo.training import distributed
+from yanmo.training import spread as spreading
 from yanmo.training.checkpoint import read_state
 from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.objectives import evaluate
@@ -238,6 +239,19 @@ def test_rows_that_do_not_divide_are_refused() -> None:
     ranks.check_rows(8)
     with pytest.raises(ConfigError, match=r"train.rows is 6, which 4 ranks cannot share evenly; set train.rows=8"):
         ranks.check_rows(6)
+
+
+def test_a_network_is_sharded_where_its_state_takes_a_third_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks, built = Ranks(), network()
+    ranks.count, ranks.shard = 2, "auto"
+    needed = sum(parameter.numel() for parameter in built.parameters()) * spreading.STATE_BYTES
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for memory, sharded in ((needed * 6 - 60, True), (needed * 6 + 60, False)):
+        monkeypatch.setattr(spreading, "usable_memory", lambda memory=memory: memory)
+        assert spreading._needs_sharding(built, ranks) is sharded
+    for asked, sharded in (("full", True), ("none", False)):
+        ranks.shard = asked
+        assert spreading._needs_sharding(built, ranks) is sharded
 
 
 def test_what_cannot_be_arranged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
