@@ -152,7 +152,7 @@ def activations(config: Config, shape: Shape, method: Method = PLAIN) -> Activat
 def _layer(c: TransformerConfig, s: Shape, method: Method, reads: _Kept, columns: int) -> tuple[float, float]:
     """What a layer of `columns` keeps, of an encoder and of a decoder."""
     n = s.rows * columns
-    if _written_out(c, s, method, columns):
+    if written_out(c, s, method, columns):
         vectors = 2 * (c.width + 1) + 4 * c.ffn_width + 4 * c.n_heads * c.head_width
         vectors += c.norm_query_key * (c.n_heads + c.n_kv_heads) * (c.head_width + 1)
         return 0.0, (n * vectors + s.rows * c.n_heads * _scores(columns, columns, causal=True)) * s.size
@@ -167,7 +167,7 @@ def _layer(c: TransformerConfig, s: Shape, method: Method, reads: _Kept, columns
     return encoder, decoder
 
 
-def _written_out(c: TransformerConfig, s: Shape, method: Method, columns: int) -> bool:
+def written_out(c: TransformerConfig, s: Shape, method: Method, columns: int) -> bool:
     """Whether a decoder's layers are single steps of autograd (models/fastlayer.py)."""
     llama = c.position == "rotary" and c.norm == "rms" and c.norm_order == "pre" and c.gated and c.activation == "silu"
     plain = not (c.bias_qkv or c.bias_out or c.bias_ffn or c.dropout or c.attention_dropout or c.activation_dropout)

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from yanmo.models.config import RecurrentConfig
-from yanmo.plan.activations import BYTES, INDEX, Activations, Shape, activations
+from yanmo.models.config import RecurrentConfig, TransformerConfig
+from yanmo.plan.activations import BYTES, INDEX, Activations, Shape, activations, written_out
 from yanmo.plan.count import PLAIN, adapted, adapter_parameters, layer_matrices, packed_bytes, parameters
 from yanmo.plan.method import Config, Method
 
@@ -29,13 +29,15 @@ MASTER = 4  # bytes of a weight, a gradient and each state of the optimizer, in 
 GATHERED = 2  # layers that exist whole at once with FSDP: the one at work and the next
 SAFETY = 0.95  # share of a device's memory that a plan may fill
 # Interpreter and libraries as measured on Linux with torch 2.13; a GPU's context and workspaces are assumed.
-FRAMEWORK = {"cpu": 0.35e9, "cuda": 1.0e9, "mps": 0.5e9}
-# What the allocator holds beside what is alive: a share of what a step allocates, and a constant. glibc's were fitted
-# to networks that are none of the benchmark's (benchmarks/plan_fit.py). Adapters, Muon and sums over micro-batches in
-# float32 make many blocks for a moment.
-# Blocks above glibc's largest threshold go back at once. A GPU's caching allocator is assumed to hold 5 %.
-HELD_FREE = {"cpu": (0.43, 15e6), "cuda": (0.05, 0.0), "mps": (0.05, 0.0)}
-HELD_FREE_MUON, HELD_FREE_ADAPTED, HELD_FREE_SUMMED = (0.58, 0.0), (0.75, 67e6), (0.75, 15e6)  # on a CPU
+FRAMEWORK = {"cpu": 0.33e9, "cuda": 1.0e9, "mps": 0.5e9}
+# What the allocator holds beside what is alive: a share of what a step allocates. Those of a CPU, with training/heap.py,
+# were fitted to networks that are none of the benchmark's (benchmarks/plan_fit.py): adapters and Muon make many blocks
+# for a moment. Blocks above glibc's largest threshold go back at once. A GPU's caching allocator is assumed to hold 5 %.
+HELD_FREE = {"cpu": 0.17, "cuda": 0.05, "mps": 0.05}
+HELD_FREE_MUON, HELD_FREE_ADAPTED = 0.42, 0.64
+# Where the number of rows of a product changes all the time, the library compiles and keeps code for each (a CPU; the
+# targets of masked models, the cells of recurrent ones in low precision): bytes, fitted likewise.
+COMPILED = {"masked": 60e6, "cells": 70e6}
 BLOCK = 32 * 2**20
 KINDS = (
     *("weights", "reference", "gradients", "optimizer", "average"),
@@ -74,7 +76,8 @@ def training_memory(
     """
     size, several = shape.size, accumulation > 1
     weights, trained = training_weights(config, method, size, shards)
-    gradients = MASTER * trained / shards
+    once = device == "cpu" and size < MASTER and not several and shards == 1 and method.optimizer == "adamw"
+    gradients = (size * (trained - _in_place(config, shape, method)) if once else MASTER * trained) / shards
     states = MASTER * optimizer_states(config, method, trained) / shards
     average = MASTER * trained / shards * method.ema
     reference = 0.0 if method.reference is None else MASTER * parameters(method.reference) / shards
@@ -82,12 +85,13 @@ def training_memory(
     batches = 3 * shape.tokens * INDEX * (accumulation - 1)
     earlier = gradients if several else 0.0
     again = tied_twice(config, method) * size / shards  # what the embedding and the tied output send to one gradient
-    fresh = size * trained / shards if size < MASTER or several else 0.0
+    fresh = size * trained / shards if size < MASTER and not once else 0.0
     if size == MASTER and several:
         fresh = MASTER * largest_matrix(config, method) / shards  # added to the sum one by one
     used = work.kept + max(work.loss, work.layer) + earlier
-    free = _held_free(device, used, shape.tokens * config.width * size, method, several and size == MASTER)
-    base = weights + states + average + reference + FRAMEWORK[device] + batches + free
+    free = _held_free(device, used, shape.tokens * config.width * size, method)
+    framework = _framework(config, size, method, device)
+    base = weights + states + average + reference + framework + batches + free
     moments = {
         "loss": base + earlier + work.kept + max(work.loss, work.layer),
         "gradients": base + gradients + max(fresh, again) + _embedded(work, config),
@@ -103,7 +107,7 @@ def training_memory(
         "logits": work.loss,
         "cache": 0.0,
         "allocator": free,
-        "framework": FRAMEWORK[device],
+        "framework": framework,
     }
     return Memory(kinds, moments)
 
@@ -128,16 +132,31 @@ def training_weights(config: Config, method: Method, size: int, shards: int) -> 
     return (MASTER * floating + packed) / shards + copies, trained
 
 
-def _held_free(device: str, used: float, block: float, method: Method = PLAIN, summed: bool = False) -> float:
-    """Bytes that the allocator holds free, of `used` bytes in blocks of about `block`; summed: over micro-batches."""
-    share, constant = HELD_FREE[device]
+def _held_free(device: str, used: float, block: float, method: Method = PLAIN) -> float:
+    """Bytes that the allocator holds free, of `used` bytes in blocks of about `block`."""
+    share = HELD_FREE[device]
     if device == "cpu" and method.adapter:
-        share, constant = HELD_FREE_ADAPTED
+        share = HELD_FREE_ADAPTED
     elif device == "cpu" and method.optimizer == "muon":
-        share, constant = HELD_FREE_MUON
-    elif device == "cpu" and summed:
-        share, constant = HELD_FREE_SUMMED
-    return constant if device == "cpu" and block > BLOCK else share * used + constant
+        share = HELD_FREE_MUON
+    return 0.0 if device == "cpu" and block > BLOCK else share * used
+
+
+def _framework(config: Config, size: int, method: Method, device: str) -> float:
+    """Interpreter, libraries, and the code that they compile."""
+    total = FRAMEWORK[device]
+    if device == "cpu" and config.head == "masked" and not method.adapter:
+        total += COMPILED["masked"]
+    if device == "cpu" and isinstance(config, RecurrentConfig) and method.packed and size < MASTER:
+        total += COMPILED["cells"]
+    return total
+
+
+def _in_place(config: Config, shape: Shape, method: Method) -> int:
+    """Weights whose gradients take the place of their copies in low precision, in a step of one backward (fast.py)."""
+    if not isinstance(config, TransformerConfig) or method.adapter or shape.recompute:
+        return 0
+    return 0 if written_out(config, replace(shape, device="cpu"), method, shape.context) else _hidden(config)
 
 
 def _embedded(work: Activations, config: Config) -> float:

@@ -34,17 +34,17 @@ from yanmo.plan.subject import Subject
 from yanmo.plan.wishes import Setting
 from yanmo.rates import Rates
 
-PASSES = 12.3  # bytes read and written for each byte that is kept for backward
-ADAPTED = 3.5  # for each byte that an adapted matrix reads and writes
-BIASED = 80.0  # for each byte of scores in attention with a bias that learns
-LOGIT = 61.0  # bytes for each logit: softmax, its gradient, copies
+PASSES = 14.3  # bytes read and written for each byte that is kept for backward
+ADAPTED = 1.0  # for each byte that an adapted matrix reads and writes
+BIASED = 87.0  # for each byte of scores in attention with a bias that learns
+LOGIT = 67.0  # bytes for each logit: softmax, its gradient, copies
 KEPT_ATTENTION = 0.53  # share of the rate of products that attention in small matrices reaches
 UPDATED = {"adamw": 30.0, "muon": 36.0}  # bytes for each weight: norm, scale, moments, weight
 LOWERED, AVERAGED = 12.0, 12.0
 MUON_STEPS = 5
 BATCHED = 0.9  # share of the rate of products that Muon's small batched ones reach
-CELL_CALLS = 103.0  # operations of a column in a recurrent layer that runs step by step
-CELL_PASSES = 3.35  # bytes for each byte of the layer's state matrix, whose gradient is added up column by column
+CELL_CALLS = 104.0  # operations of a column in a recurrent layer that runs step by step
+CELL_PASSES = 4.8  # bytes for each byte of the layer's state matrix, whose gradient is added up column by column
 LONGEST = 0.8  # of a row's columns: the longest of its documents, as far as this runs
 
 
