@@ -30,9 +30,9 @@ GATHERED = 2  # layers that exist whole at once with FSDP: the one at work and t
 SAFETY = 0.95  # share of a device's memory that a plan may fill
 # Interpreter and libraries as measured on Linux with torch 2.13; a GPU's context and workspaces are assumed.
 FRAMEWORK = {"cpu": 0.33e9, "cuda": 1.0e9, "mps": 0.5e9}
-# What the allocator holds beside what is alive: a share of what a step allocates. Those of a CPU, with training/heap.py,
+# What the allocator holds beside what is alive: a share of what a step allocates. Those of a CPU, with training/heap.py
 # were fitted to networks that are none of the benchmark's (benchmarks/plan_fit.py): adapters and Muon make many blocks
-# for a moment. Blocks above glibc's largest threshold go back at once. A GPU's caching allocator is assumed to hold 5 %.
+# for a moment. Blocks above glibc's largest threshold go back at once. A GPU's caching allocator is taken to hold 5 %.
 HELD_FREE = {"cpu": 0.17, "cuda": 0.05, "mps": 0.05}
 HELD_FREE_MUON, HELD_FREE_ADAPTED = 0.42, 0.64
 # Where the number of rows of a product changes all the time, the library compiles and keeps code for each (a CPU; the
