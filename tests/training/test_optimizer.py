@@ -9,8 +9,9 @@ import torch
 from small import batch, network
 
 from yanmo.errors import FileError
+from yanmo.training.muon import orthogonalise
 from yanmo.training.objectives import causal
-from yanmo.training.optimizer import SCHEDULES, Optimizer, orthogonalise, split_parameters
+from yanmo.training.optimizer import SCHEDULES, Optimizer, split_parameters
 
 
 def backward(model: torch.nn.Module, seed: int) -> None:

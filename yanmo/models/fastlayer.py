@@ -17,6 +17,7 @@ the product that makes it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -144,7 +145,7 @@ def _attend(
         kept += [turned, head_scales]
     cosine, sine = tables(rotation, shape, parts)
     width = shape.head_width
-    swapped = (turned.reshape(-1, width) @ quarter(x, width)).view(rows, -1, *turned.shape[1:])
+    swapped = (turned.reshape(-1, width) @ quarter(width, x.dtype)).view(rows, -1, *turned.shape[1:])
     turned = (turned.view(rows, -1, turning, width) * cosine).addcmul_(swapped, sine)
     query, key = (part.transpose(1, 2) for part in turned.split([shape.heads, shape.kv_heads], 2))
     value = projected[:, turning:].view(rows, -1, shape.kv_heads, width).transpose(1, 2)
@@ -168,9 +169,9 @@ def _attend_back(
     heads = torch.cat([_from_heads(query, rows, shape.heads, shape), _from_heads(key, rows, shape.kv_heads, shape)], 2)
     cosine, sine = tables(rotation, shape, parts)
     width = shape.head_width
-    turning = torch.addmm((heads * cosine).view(-1, width), (heads * sine).view(-1, width), quarter(g, width).t()).view(
-        len(g), -1, width
-    )
+    turning = torch.addmm(
+        (heads * cosine).view(-1, width), (heads * sine).view(-1, width), quarter(width, g.dtype).t()
+    ).view(len(g), -1, width)
     if turned is not None and head_scales is not None:
         product = turning * turned
         found["query_norm"], found["key_norm"] = _norm_weights(product, turning, turned, rotation, heads, shape, parts)
@@ -188,7 +189,7 @@ def _attend_back(
 def _feed(y: Tensor, eps: float, parts: Parts) -> tuple[Tensor, list[Tensor]]:
     """y + feed_forward(norm(y))."""
     normed, scales = normalised(y, eps)
-    gate, up = (normed @ (torch.cat([parts.gate, parts.up]) * parts.ffn_norm).t()).chunk(2, 1)
+    gate, up = (normed @ (matrix * parts.ffn_norm).t() for matrix in (parts.gate, parts.up))
     opened = ACTIVATION(gate)
     inner = opened * up
     return torch.addmm(y, inner, parts.down.t()), [normed, scales, gate, up, opened, inner]
@@ -198,15 +199,17 @@ def _feed_back(g: Tensor, saved: Sequence[Tensor], parts: Parts) -> tuple[Tensor
     normed, scales, gate, up, opened, inner = saved
     found: dict[str, Tensor | None] = {"down": g.t() @ inner}
     upstream = g @ parts.down
-    both = g.new_empty(len(g), 2 * gate.shape[1])
-    first, second = both.chunk(2, 1)
-    torch.mul(upstream, opened, out=second)
-    torch.ops.aten.silu_backward.grad_input(upstream.mul_(up), gate, grad_input=first)
-    joined = torch.cat([parts.gate, parts.up])
-    gradient = both.t() @ normed
-    found["ffn_norm"] = (gradient * joined).sum(0)
-    found["gate"], found["up"] = gradient.mul_(parts.ffn_norm).chunk(2)
-    change = both @ joined.mul_(parts.ffn_norm)
+    opened = upstream * opened  # the gradient of up, and then that of gate
+    gate = torch.ops.aten.silu_backward(upstream.mul_(up), gate)
+    change, sums = None, []
+    for name, part, matrix in (("gate", gate, parts.gate), ("up", opened, parts.up)):
+        gradient = part.t() @ normed
+        sums.append((gradient * matrix).sum(0))
+        found[name] = gradient.mul_(parts.ffn_norm)
+        weighted = matrix * parts.ffn_norm
+        change = part @ weighted if change is None else change.addmm_(part, weighted)
+    assert change is not None
+    found["ffn_norm"] = sums[0].add_(sums[1])
     return denormalised(change, normed, scales, change * normed, g), found
 
 
@@ -216,8 +219,13 @@ def _feed_back(g: Tensor, saved: Sequence[Tensor], parts: Parts) -> tuple[Tensor
 def normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return x (…, W) divided by the root mean square of each vector, and 1 / that, (…, 1), in x's type."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).float()
-    scales = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+    scales = torch.addcmul(_number(eps), length, length, value=1 / x.shape[-1]).rsqrt_().to(x.dtype)
     return x * scales, scales
+
+
+@functools.cache
+def _number(value: float) -> Tensor:
+    return torch.tensor(value)
 
 
 def denormalised(g: Tensor, normed: Tensor, scales: Tensor, product: Tensor, more: Tensor | None = None) -> Tensor:
@@ -246,7 +254,7 @@ def _norm_weights(
     plain = parts._replace(query_norm=torch.ones_like(query), key_norm=torch.ones_like(key))
     cosine, sine = tables(rotation, shape, plain)
     width = shape.head_width
-    moved = ((heads * sine).view(-1, width) @ quarter(heads, width).t()).view(turned.shape)
+    moved = ((heads * sine).view(-1, width) @ quarter(width, heads.dtype).t()).view(turned.shape)
     product = ((heads * cosine).view(turned.shape) + moved) * turned
     sums = product.flatten(1).sum(0, dtype=torch.float32).view(-1, width).split(sizes)
     return [part.sum(0).to(query.dtype) for part in sums]
@@ -265,9 +273,10 @@ def tables(rotation: tuple[Tensor, Tensor], shape: Shape, parts: Parts) -> list[
     return [cosine * weight, sine * weight.roll(shape.head_width // 2, 1)]
 
 
-def quarter(like: Tensor, width: int) -> Tensor:
+@functools.cache
+def quarter(width: int, dtype: torch.dtype) -> Tensor:
     """The matrix (D, D) of a quarter turn: (first half, second half) → (−second, first)."""
-    half = torch.eye(width // 2, dtype=like.dtype)
+    half = torch.eye(width // 2, dtype=dtype)
     return torch.cat([F.pad(half, (width // 2, 0)), F.pad(-half, (0, width // 2))])
 
 

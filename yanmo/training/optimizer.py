@@ -4,17 +4,15 @@ In: a network whose parameters have gradients. Out: changed parameters.
 
     Optimizer            AdamW for all, or Muon for hidden matrices and AdamW for the rest; its state is named tensors
     split_parameters     which parameter is treated how, and why
-    orthogonalise        Newton-Schulz, batched over equal shapes
     SCHEDULES            progress in [0, 1] → factor on the learning rate
 
-AdamW: Loshchilov & Hutter 2019. Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the update scaled to
-AdamW's size (Liu et al. 2025, arXiv 2502.16982, §2.2), so that one learning rate and one weight decay serve both.
+AdamW (Loshchilov & Hutter 2019) is in adamw.py, Muon (Jordan et al. 2024) in muon.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +21,10 @@ from torch import Tensor, nn
 from yanmo.errors import FileError
 from yanmo.models.config import LABEL_HEADS
 from yanmo.training.adamw import AdamW
+from yanmo.training.muon import Directions, Muon
 from yanmo.training.sharded import local
 
-MUON_MOMENTUM = 0.95
-MUON_STEPS = 5
-MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: singular values end between 0.7 and 1.2
-MUON_SCALE = 0.2  # root mean square of an AdamW update, measured by Liu et al. 2025
 ADAM_EPS = 1e-8
-
-Directions = Callable[[Sequence[Tensor], torch.dtype], Sequence[Tensor]]  # matrices of one shape → Muon's updates
 
 
 class Optimizer:
@@ -51,8 +44,7 @@ class Optimizer:
     ) -> None:
         """treated and directions: what split_parameters gave, and what orthogonalises, for a network in parts."""
         assert kind in ("adamw", "muon"), kind
-        self.learning_rate, self.weight_decay, self.muon_dtype = learning_rate, weight_decay, muon_dtype
-        self.directions = directions or orthogonalised
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         groups = split_parameters(network) if treated is None else _named(network, treated)
         if kind == "adamw":
             groups["decayed"] = {**groups["decayed"], **groups.pop("hidden")}
@@ -64,17 +56,15 @@ class Optimizer:
             {"params": list(groups["plain"].values()), "weight_decay": 0.0},
         ]
         values: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": ADAM_EPS}
-        self.in_pieces = kind == "adamw" and treated is None and all(map(_simple, self.parameters))
+        self.in_pieces = treated is None and all(map(_simple, self.parameters))
         self.adamw: Any
         if self.in_pieces:
             self.adamw = AdamW(parts, **values)
         else:
             fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
             self.adamw = torch.optim.AdamW(parts, fused=fused, **values)
-        self.matrices: dict[torch.Size, list[nn.Parameter]] = {}  # by shape
-        for parameter in hidden.values():
-            self.matrices.setdefault(parameter.shape, []).append(parameter)
-        self.momenta: dict[int, Tensor] = {id(p): torch.zeros_like(p) for p in hidden.values()}
+        self.muon = Muon(hidden.values(), muon_dtype, directions)
+        self.momenta = self.muon.momenta
 
     @torch.no_grad()
     def step(self, factor: float = 1.0, scale: float = 1.0) -> None:
@@ -84,25 +74,13 @@ class Optimizer:
             group["lr"] = rate
         if self.in_pieces:
             self.adamw.step(scale)
+            self.muon.step(rate, self.weight_decay, scale)
             return
         gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         if gradients and scale != 1:
             torch._foreach_mul_(gradients, scale)
         self.adamw.step()
-        for shape, parameters in self.matrices.items():
-            self._muon(shape, [p for p in parameters if p.grad is not None], rate)
-
-    def _muon(self, shape: torch.Size, parameters: list[nn.Parameter], rate: float) -> None:
-        if not parameters:
-            return
-        momenta = [self.momenta[id(p)] for p in parameters]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)  # Nesterov
-        updates = self.directions(ahead, self.muon_dtype)
-        scale = MUON_SCALE * math.sqrt(max(shape))
-        for parameter, update in zip(map(local, parameters), updates):
-            parameter.mul_(1 - rate * self.weight_decay).add_(update.to(parameter.dtype), alpha=-rate * scale)
+        self.muon.step(rate, self.weight_decay)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -202,27 +180,6 @@ def _used_by_logits(network: Any) -> set[int]:
 def _named(network: nn.Module, treated: dict[str, list[str]]) -> dict[str, dict[str, nn.Parameter]]:
     parameters = dict(network.named_parameters())
     return {kind: {name: parameters[name] for name in names} for kind, names in treated.items()}
-
-
-def orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    """`orthogonalise` for a list of matrices of one shape."""
-    return orthogonalise(torch.stack(list(matrices)), dtype).unbind()
-
-
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32, steps: int = MUON_STEPS) -> Tensor:
-    """Return (N, rows, columns) matrices with their singular values brought near 1 (Jordan 2024, Newton-Schulz).
-
-    The iteration runs in `dtype` on the smaller side; a zero matrix stays zero.
-    """
-    a, b, c = MUON_COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # in the given precision, before the cast
-    x = x.to(dtype).contiguous()
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
 
 
 # --- schedules

@@ -46,8 +46,9 @@ from yanmo.models.transformer import Stack
 from yanmo.system import usable_memory
 from yanmo.training import objectives
 from yanmo.training.distributed import Ranks
+from yanmo.training.muon import orthogonalise
 from yanmo.training.objectives import Evaluation
-from yanmo.training.optimizer import orthogonalise, split_parameters
+from yanmo.training.optimizer import split_parameters
 from yanmo.training.precision import DTYPES, Lowering
 from yanmo.training.randomness import kept
 from yanmo.training.sharded import local
