@@ -13,6 +13,7 @@ of fewer rows with one and with two micro-batches, and m is taken to grow with t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from yanmo.training.precision import probe_precision
 from yanmo.training.preference import answer_scores, dpo, frozen, orpo
 
 SECONDS = 1.5  # a step of more rows than fit in this is timed with fewer rows
-STEPS = 3
+STEPS, MOST = 3, 10  # tried at least, and where they are short at most: the first ones are slower
 DOCUMENTS = 4  # in a packed row; of preferences two pairs
 Objective = Callable[[Any, Any], Any]
 
@@ -79,7 +80,7 @@ def step_seconds(
     precision, rows = tried
 
     def step(accumulation: int) -> float:
-        settings = _settings(subject, setting, precision, STEPS, accumulation)
+        settings = _settings(subject, setting, precision, MOST, accumulation)
         return _timed(network, objective, subject, settings, (rows, setting.context))
 
     single = step(1)
@@ -109,9 +110,12 @@ def _timed(
     """Seconds of the shortest step, the first one left out."""
     times = []
     start = time.perf_counter()
-    for _ in train(network, random_batches(subject, *size), objective, settings):
-        times.append(time.perf_counter() - start)
-        start = time.perf_counter()
+    with contextlib.closing(train(network, random_batches(subject, *size), objective, settings)) as steps:
+        for _ in steps:
+            times.append(time.perf_counter() - start)
+            if len(times) >= STEPS and sum(times) > SECONDS:
+                break
+            start = time.perf_counter()
     return min(times[1:] or times)
 
 
