@@ -1,13 +1,13 @@
 """B12: the plan against what training really took: peak memory and time of ten configurations.
 
 Each configuration is trained in a process of its own, by the real loop on random tokens. Its peak of memory is what the
-system says the process held at most, interpreter and libraries included; its time is that of the best step of some
+system says the process held at most, interpreter and libraries included; its time is that of the middle step of some
 seconds. A figure is a share: the smaller over the larger of planned and measured, 1 where the plan is exact.
 
     ROW         what is measured
     CASES       the configurations; none of them was used to fit anything in the plan
     run         peer → Result
-    child       one configuration, planned and trained in this process
+    planned, trained     one configuration, in a process of its own
 
 accelerate      memory. The peer's estimate of the same training (estimate-memory: weights, gradients and Adam, no
                 activations, no libraries) is divided by the same measurement.
@@ -169,8 +169,17 @@ def planned_bytes(case: dict[str, Any]) -> float:
 
 
 def measured(case: dict[str, Any], *, timed: bool = False) -> dict[str, float]:
-    """Train a case in a process of its own: bytes at most; where `timed`, seconds of a step, planned and measured."""
-    words = [sys.executable, "-m", "benchmarks.b12", "--child", json.dumps(case | {"timed": timed})]
+    """Train a case in a process of its own: bytes at most, seconds of a step.
+
+    timed: a process before that one plans the time, and the training lasts longer.
+    """
+    before = _process("plan", case) if timed else {}
+    return before | _process("train", case | {"seconds": SECONDS if timed else 0.0})
+
+
+def _process(what: str, case: dict[str, Any]) -> dict[str, float]:
+    """Nothing that one has compiled or holds is the other's."""
+    words = [sys.executable, "-m", "benchmarks.b12", f"--{what}", json.dumps(case)]
     done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=True)
     return json.loads(done.stdout)
 
@@ -215,13 +224,13 @@ def _turns(ratios: dict[str, float]) -> Any:
 # --- in a process of its own
 
 
-def child(case: dict[str, Any]) -> dict[str, float]:
-    """Train a case here: what the system says is the most that this process held, and where it is `timed`, seconds."""
+def trained(case: dict[str, Any]) -> dict[str, float]:
+    """Train a case here: what the system says is the most that this process held, and seconds of a step."""
     from yanmo.plan.measure import network_of, objective_of, random_batches
     from yanmo.system import peak_memory
     from yanmo.training.loop import Settings, train
 
-    found = _planned(case) if case.pop("timed") else {}
+    least = case.pop("seconds")
     subject, setting = subject_of(case), setting_of(case)
     network = network_of(subject)
     settings = Settings(
@@ -232,13 +241,13 @@ def child(case: dict[str, Any]) -> dict[str, float]:
     start = time.perf_counter()
     for _ in train(network, batches, objective_of(subject, network), settings):
         times.append(time.perf_counter() - start)
-        if len(times) > LEAST and (sum(times) > SECONDS or not found):
+        if len(times) > LEAST and sum(times) > least:
             break
         start = time.perf_counter()
-    return found | {"bytes": peak_memory(), "seconds": min(times[1:]), "median": statistics.median(times[1:])}
+    return {"bytes": peak_memory(), "seconds": statistics.median(times[1:]), "best": min(times[1:])}
 
 
-def _planned(case: dict[str, Any]) -> dict[str, float]:
+def planned(case: dict[str, Any]) -> dict[str, float]:
     """Seconds of a step as the plan says before it begins: with the network tried, and counted alone."""
     from yanmo.plan.making import plan
 
@@ -257,15 +266,15 @@ def _show(names: list[str]) -> None:
         held, times = measured(case)["bytes"], measured(case, timed=True)
         share, seconds = planned_bytes(case) / held, times["seconds"]
         print(
-            f"{name:20} memory {held / 1e6:5.0f} MB: {share:.3f}   step {1e3 * seconds:5.0f} ms (median "
-            f"{1e3 * times['median']:5.0f}): tried {times['tried'] / seconds:.3f}, "
+            f"{name:20} memory {held / 1e6:5.0f} MB: {share:.3f}   step {1e3 * seconds:5.0f} ms (best "
+            f"{1e3 * times['best']:5.0f}): tried {times['tried'] / seconds:.3f}, "
             f"counted {times['counted'] / seconds:.3f}",
             flush=True,
         )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(child(json.loads(sys.argv[2]))))
+    if sys.argv[1:2] in (["--plan"], ["--train"]):
+        print(json.dumps((planned if sys.argv[1] == "--plan" else trained)(json.loads(sys.argv[2]))))
     else:
         _show(sys.argv[1:])

@@ -156,13 +156,14 @@ def test_what_chats_teach_is_written_with_the_same_ids_and_ends(place: Path, tmp
 def test_a_teacher_teaches_and_one_with_another_tokenizer_is_refused(place: Path, tmp_path: Path) -> None:
     fast = ["train.learning_rate=0.02", "train.eval_every=60"]
     teacher = load(pretrain(small(place, "train.steps=60", *fast), tmp_path / "teacher"))
-    ids, far = torch.arange(40)[None], []
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((place / "texts").iterdir()))
+    ids, far = torch.tensor(teacher.tokenizer.encode(text))[None, :64], []
     for steps in (1, 60):
         values = [f"objective.teacher={tmp_path / 'teacher'}", "objective.teacher_weight=1.0", f"train.steps={steps}"]
         values += [f"tokenizer.path={place / 'causal'}", "train.seed=5", *fast]
         student = load(pretrain(small(place, *values), tmp_path / str(steps)))
         far.append(float((student.logits(ids).softmax(-1) - teacher.logits(ids).softmax(-1)).abs().sum()))
-    assert far[1] < 0.7 * far[0]
+    assert far[1] < 0.5 * far[0]
     wanted = more(place, "causal", "texts", "causal", f"objective.teacher={place / 'spans'}")
     with pytest.raises(ConfigError, match="has another tokenizer than the student"):
         finetune(wanted, tmp_path / "other")

@@ -9,6 +9,7 @@ normalise, activate
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from yanmo.kernels.matrix import GROUP, Format, values_of
 
 TINY = 1e-30  # a row whose scale is smaller is a row of zeros (kTiny of common.h)
 WIDE = 127 * 256 + 127  # the largest value of 16 bits whose two bytes both fit (kWide of quantise.inl)
+EXACT = 1024  # so many products of two int8 have a sum below 2 ** 24, which float32 holds exactly
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # in the order of Activation of common.h
     "gelu": F.gelu,
@@ -95,7 +97,24 @@ def _inverse(scale: Tensor) -> Tensor:
 
 def _exact(codes: Tensor, values: Tensor) -> Tensor:
     """codes (N, I) · values (O, I)ᵀ in int32."""
-    return torch._int_mm(codes.to(torch.int8), values.t())
+    if codes.shape[1] > 1 and _exact_in_torch():
+        return torch._int_mm(codes.to(torch.int8), values.t())
+    sums = torch.zeros(len(codes), len(values), dtype=torch.int32)
+    for left, right in zip(codes.float().split(EXACT, 1), values.split(EXACT, 1), strict=True):
+        sums += (left @ right.float().t()).int()
+    return sums
+
+
+@functools.cache
+def _exact_in_torch() -> bool:
+    """Whether torch's product of int8 is that of whole numbers: without VNNI its sums of two products saturate.
+
+    With one input it reads past its arguments on any processor (github.com/pytorch/pytorch/issues/195066).
+    """
+    codes = torch.full((16, 64), 127, dtype=torch.int8)
+    codes[1::2] = -128
+    expected = (codes.double() @ codes.double().t()).int()
+    return all(torch.equal(torch._int_mm(codes[:rows], codes.t()), expected[:rows]) for rows in (1, 16))
 
 
 def attend(
