@@ -47,6 +47,7 @@ def test_switched_off_it_is_absent_and_says_why():
 
 @needs_library
 def test_a_level_that_this_processor_lacks_is_refused():
+    before = native.level()
     error = ask(
         "avx513", "from yanmo.kernels import native\ntry: native.level()\nexcept ValueError as e: print(e)"
     ).stdout
@@ -54,7 +55,7 @@ def test_a_level_that_this_processor_lacks_is_refused():
     assert "plain" in error
     with pytest.raises(InputError, match="plane"), native.using("plane"):
         pass
-    assert native.level() == native.levels()[-1], "a refused level changes nothing"
+    assert native.level() == before, "a refused level changes nothing"
 
 
 @needs_library

@@ -2,7 +2,7 @@
 
     O outputs (rows), I inputs (columns), P panels of 16 outputs, G groups of 32 inputs
 
-    Matrix                       values, scales and how they lie
+    Matrix                       values, scales and how they lie; `shape_of`, `size_of` before there is one
     pack_rows, pack_groups       float (O, I) → Matrix: 8 bits with a scale for each output; 4 or 8 for each group
     pack_blocks                  the blocks of a GGUF file, Q4_0 or Q8_0 → Matrix, the same bytes in another order
     codes_of, dense, rows_of     Matrix → whole numbers and scales; float (O, I); some of its rows (an embedding)
@@ -17,6 +17,7 @@ Formats, all symmetric, and their bytes with P = ⌈O/16⌉ and inputs filled up
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from yanmo.errors import InputError
 from yanmo.kernels import native
+from yanmo.kernels.arena import room
 
 Format = Literal["rows8", "groups8", "groups4"]
 NUMBERS: dict[Format, int] = {"rows8": 0, "groups4": 4, "groups8": 8}  # Format of common.h
@@ -68,6 +70,12 @@ def shape_of(outputs: int, inputs: int, format: Format) -> tuple[int, ...]:
     if format == "rows8":
         return panels, padded // 4, LANES, 4
     return panels, padded // GROUP, LANES * BLOCK_BYTES[format]
+
+
+def size_of(outputs: int, inputs: int, format: Format) -> int:
+    """Bytes that a packed matrix takes of an arena."""
+    beside = room(-(-outputs // LANES) * LANES * 4) if format == "rows8" else 0
+    return room(math.prod(shape_of(outputs, inputs, format))) + 2 * beside
 
 
 # --- packing

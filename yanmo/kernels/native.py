@@ -4,7 +4,7 @@
     why_absent     one sentence, for `yanmo doctor`
     levels, level, using     the levels of this processor, plainest first; the one in use; another one for a while
 
-YANMO_KERNELS: "off" uses the twins alone; the name of a level (plain, avx2, avxvnni, avx512, neon) goes no further up.
+YANMO_KERNELS: "off" uses the twins alone; the name of a level (plain, avx2, avxvnni, avx512, amx, neon) goes no further up.
 It is read once, when a kernel is first used.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from yanmo.errors import InputError, nearest
 
 VARIABLE = "YANMO_KERNELS"
-VERSION = 1  # of the C interface (api.cpp)
+VERSION = 2  # of the C interface (api.cpp)
 FOLDER = Path(__file__).resolve().parent
 
 _disabled = False
@@ -56,6 +56,23 @@ class ActivateJob(ctypes.Structure):
     _fields_ = _fields((POINTER, "x gated out"), (SIZE, "count"), (NUMBER, "activation type"))
 
 
+class Matrix(ctypes.Structure):
+    """YanmoMatrix of jobs.h."""
+
+    _fields_ = _fields((POINTER, "panels scale sums bias"), (SIZE, "outputs inputs format"))
+
+
+class Step(ctypes.Structure):
+    """YanmoStep of step.cpp."""
+
+    _fields_ = _fields(
+        (SIZE, "kind"),
+        (POINTER, "what more x out"),
+        (SIZE, "stride out_stride width parts row part flag"),
+        (FLOAT, "eps"),
+    )
+
+
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and the reason."""
@@ -78,6 +95,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     loaded.yanmo_linear.argtypes = [*matrix, *rows, NUMBER]
     loaded.yanmo_attend.argtypes = loaded.yanmo_activate.argtypes = [POINTER, NUMBER]
     loaded.yanmo_activate.restype = None
+    loaded.yanmo_run.argtypes = [POINTER, SIZE, SIZE, POINTER, NUMBER]
     if wish:
         loaded.yanmo_use_level(_place(wish, _names(loaded)))
     return loaded, ""

@@ -5,12 +5,15 @@
 
 #include "common.h"
 #include "cpu.h"
+#include "jobs.h"
 #include "pool.h"
 
 namespace yanmo {
 namespace {
 
 std::atomic<const Level*> chosen{nullptr};
+
+}  // namespace
 
 const Level& level() {
   const Level* found = chosen.load(std::memory_order_relaxed);
@@ -21,6 +24,8 @@ const Level& level() {
   }
   return *found;
 }
+
+namespace {
 
 // Memory of the calling thread that is kept from call to call and grows; zero bytes of it outlive the thread.
 class Scratch {
@@ -59,7 +64,16 @@ uint8_t* scratch(size_t bytes) { return held.get(bytes); }
 
 using namespace yanmo;
 
-YANMO_EXPORT int yanmo_version() { return 1; }
+YANMO_EXPORT int yanmo_version() { return 2; }
+
+int yanmo::attend_of(const AttendJob* given, int threads) {
+  std::atomic<bool> failed{false};
+  AttendJob job = *given;
+  job.failed = &failed;
+  const int64_t tasks = job.rows * job.kv_heads * job.tokens;
+  parallel(threads, tasks, 1, level().attend, &job);
+  return failed.load() ? 1 : 0;
+}
 
 // The name of the n-th level that this processor has, from the plainest on; null past the last.
 YANMO_EXPORT const char* yanmo_level_name(int n) {
@@ -74,25 +88,7 @@ YANMO_EXPORT void yanmo_use_level(int n) { chosen.store(levels()[n]); }
 
 YANMO_EXPORT const char* yanmo_level() { return level().name; }
 
-struct YanmoMatrix {
-  const uint8_t* panels;
-  const float* scale;   // "rows"
-  const int32_t* sums;  // "rows"
-  const float* bias;    // or null
-  int64_t outputs, inputs;
-  int64_t format;
-};
-
-// x and out: (rows, inputs) and (rows, outputs); strides in elements.
-struct YanmoInput {
-  const void* x;
-  void* out;
-  int64_t rows, stride, out_stride;
-  int64_t type;
-  int64_t wide;
-};
-
-static int linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
+int yanmo::linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
   const Level& best = level();
   const int64_t rows = in->rows;
   const bool grouped = w->format != kRows8;
@@ -104,7 +100,9 @@ static int linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
   int64_t lanes = (virtual_rows + blocks - 1) / blocks;  // blocks of equal size, and pairs stay together
   if (virtual_rows != rows) lanes += lanes % 2;
 
-  const size_t code_bytes = static_cast<size_t>(round_up(virtual_rows * padded, 64));
+  const bool tiled = !grouped && best.tiles != nullptr && virtual_rows >= kTilesFrom;
+  const int64_t held = tiled ? round_up(virtual_rows, kTileRows) : virtual_rows;
+  const size_t code_bytes = static_cast<size_t>(round_up(held * padded, 64));
   const size_t row_bytes = grouped ? static_cast<size_t>(virtual_rows * groups) * 8 : virtual_rows * sizeof(Row);
   uint8_t* memory = scratch(code_bytes + row_bytes);
   if (memory == nullptr) return 1;
@@ -119,11 +117,15 @@ static int linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
   codes.grouped = grouped;
   codes.virtual_rows = virtual_rows;
   codes.lanes = lanes;
+  codes.flat = tiled;
   codes.codes = reinterpret_cast<int8_t*>(memory);
   codes.rows = reinterpret_cast<Row*>(memory + code_bytes);
   codes.scales = reinterpret_cast<float*>(memory + code_bytes);
   codes.sums = reinterpret_cast<int32_t*>(codes.scales + virtual_rows * groups);
   parallel(rows >= 8 ? threads : 1, rows, 4, best.quantise, &codes);
+  if (held > virtual_rows) {
+    std::memset(codes.codes + virtual_rows * padded, 0, static_cast<size_t>((held - virtual_rows) * padded));
+  }
 
   LinearJob job{};
   job.format = static_cast<Format>(w->format);
@@ -136,7 +138,7 @@ static int linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
   job.wide = codes.wide;
   job.virtual_rows = virtual_rows;
   job.lanes = lanes;
-  job.chunk = round_up(kChunkBytes / padded + 1, lanes);
+  job.chunk = round_up(kChunkBytes / padded + 1, tiled ? 2 * kTileRows : lanes);
   job.codes = codes.codes;
   job.rows = codes.rows;
   job.row_scales = codes.scales;
@@ -144,11 +146,12 @@ static int linear_of(const YanmoMatrix* w, const YanmoInput* in, int threads) {
   job.out = in->out;
   job.out_stride = in->out_stride;
   job.type = static_cast<Type>(in->type);
-  const int64_t panels = round_up(w->outputs, kLanes) / kLanes;
+  const int64_t panels = round_up(w->outputs, kLanes) / kLanes, tasks = tiled ? (panels + 1) / 2 : panels;
   const int64_t chunks = (virtual_rows + job.chunk - 1) / job.chunk;
   const int64_t panel_bytes = kLanes * padded * (w->format == kGroups4 ? 9 : 16) / 16;
   const bool small = panels * panel_bytes * rows < kGrainBytes;
-  parallel(small ? 1 : threads, panels * chunks, kGrainBytes / panel_bytes, best.linear, &job);
+  const int64_t grain = kGrainBytes / (tiled ? 2 * panel_bytes : panel_bytes);
+  parallel(small ? 1 : threads, tasks * chunks, grain, tiled ? best.tiles : best.linear, &job);
   return 0;
 }
 
@@ -163,14 +166,7 @@ YANMO_EXPORT int yanmo_linear(const void* panels, const void* scale, const void*
 }
 
 // Attention of a few tokens over a cache: the fields of AttendJob but the last. 0, or 1 where there is no memory.
-YANMO_EXPORT int yanmo_attend(const AttendJob* given, int threads) {
-  std::atomic<bool> failed{false};
-  AttendJob job = *given;
-  job.failed = &failed;
-  const int64_t tasks = job.rows * job.kv_heads * job.tokens;
-  parallel(threads, tasks, 1, level().attend, &job);
-  return failed.load() ? 1 : 0;
-}
+YANMO_EXPORT int yanmo_attend(const AttendJob* job, int threads) { return attend_of(job, threads); }
 
 YANMO_EXPORT void yanmo_normalise(const NormJob* job, int64_t rows, int threads) {
   const int64_t grain = kGrainBytes / (job->width * 4) + 1;

@@ -191,6 +191,7 @@ YANMO_INLINE void fetch(const uint8_t* p) { _mm_prefetch((const char*)p, _MM_HIN
 
 #include "functions.inl"
 #include "quantise.inl"
+#include "finish.inl"
 #include "linear.inl"
 #include "attend.inl"
 #include "small.inl"
@@ -198,7 +199,7 @@ YANMO_INLINE void fetch(const uint8_t* p) { _mm_prefetch((const char*)p, _MM_HIN
 }  // namespace
 
 extern const Level YANMO_LEVEL;
-const Level YANMO_LEVEL = {YANMO_LEVEL_NAME, kRowsLanes, kGroupsLanes, quantise, linear, attend, normalise, activate};
+const Level YANMO_LEVEL = {YANMO_LEVEL_NAME, kRowsLanes, kGroupsLanes, quantise, linear, attend, normalise, activate, nullptr};
 
 }  // namespace yanmo
 

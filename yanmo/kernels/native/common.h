@@ -161,6 +161,11 @@ struct Level {
   void (*attend)(const void* job, int64_t begin, int64_t end);
   void (*normalise)(const void* job, int64_t begin, int64_t end);
   void (*activate)(const void* job, int64_t begin, int64_t end);
+  // "rows" with many virtual rows, whose codes lie flat; tasks are pairs of a chunk of rows and two panels. Or null.
+  void (*tiles)(const void* job, int64_t begin, int64_t end);
 };
+
+constexpr int64_t kTileRows = 16;     // codes for tiles lie in whole tiles of rows
+constexpr int64_t kTilesFrom = 8;     // virtual rows from which tiles are faster
 
 }  // namespace yanmo

@@ -16,6 +16,10 @@ namespace yanmo {
 extern const Level plain_level;
 #if defined(YANMO_X86)
 extern const Level avx2_level, avxvnni_level, avx512_level;
+#if defined(__linux__)
+void amx_linear(const void* job, int64_t begin, int64_t end);
+bool amx_granted();
+#endif
 #elif defined(YANMO_ARM)
 extern const Level neon_level;
 #endif
@@ -66,6 +70,15 @@ void find(const Level** out) {
   const bool avx512 = (saved & 0xe6) == 0xe6 && has(seven.b, 16) && has(seven.b, 17) && has(seven.b, 30) &&
                       has(seven.b, 31) && has(seven.c, 11);  // F, DQ, BW, VL, VNNI
   if (avx512) *out++ = &avx512_level;
+#if defined(__linux__)
+  const bool amx = avx512 && (saved & 0x60000) == 0x60000 && has(seven.d, 24) && has(seven.d, 25);  // TILE, INT8
+  if (amx && amx_granted()) {
+    static Level tiled = avx512_level;
+    tiled.name = "amx";
+    tiled.tiles = amx_linear;
+    *out++ = &tiled;
+  }
+#endif
 }
 
 #elif defined(YANMO_ARM)

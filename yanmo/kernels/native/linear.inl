@@ -2,41 +2,6 @@
 
 constexpr int64_t kAhead = 2048;  // bytes of weights that are asked for before they are used
 
-YANMO_INLINE void store_out(const LinearJob& job, int64_t row, int64_t output, Floats y) {
-  const int64_t at = row * job.out_stride + output;
-  if (job.type == kBfloat16) store_part(static_cast<uint16_t*>(job.out) + at, y, job.outputs - output);
-  else store_part(static_cast<float*>(job.out) + at, y, job.outputs - output);
-}
-
-YANMO_INLINE Floats bias_of(const LinearJob& job, int64_t output) {
-  return job.bias == nullptr ? zeros() : load_part(job.bias + output, job.outputs - output);
-}
-
-// The sums of one panel and R virtual rows → R outputs, or R/2 where a value has two codes.
-template <int R, bool Wide>
-YANMO_INLINE void finish_rows(const LinearJob& job, const Ints* sums, int64_t panel, int64_t first) {
-  const int64_t output = panel * kLanes;
-  const Floats scale = load(job.scale + output), bias = bias_of(job, output);
-  const Row* rows = job.rows + first;
-  if constexpr (Wide) {
-    YANMO_UNROLL
-    for (int r = 0; r < R; r += 2) {
-      const Floats high = floats(sub(sums[r], all_ints(kShift * rows[r].sum)));
-      const Floats low = floats(sub(sums[r + 1], all_ints(kShift * rows[r + 1].sum)));
-      const Floats y = add(mul(high, all(256.0f)), low);
-      store_out(job, (first + r) / 2, output, add(mul(y, mul(scale, all(rows[r].scale))), bias));
-    }
-  } else {
-    const Ints weights = load_ints(job.sums + output);
-    YANMO_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const Ints shifted = sub(sums[r], all_ints(kShift * rows[r].sum));
-      const Floats y = floats(sub(shifted, mul(weights, all_ints(rows[r].zero))));
-      store_out(job, first + r, output, add(mul(y, mul(scale, all(rows[r].scale))), bias));
-    }
-  }
-}
-
 // S independent sums for each row hide the latency of the product where there are few rows.
 template <int R, int S, bool Wide>
 YANMO_INLINE void rows_panel(const LinearJob& job, int64_t panel, int64_t first) {
@@ -64,7 +29,8 @@ YANMO_INLINE void rows_panel(const LinearJob& job, int64_t panel, int64_t first)
     YANMO_UNROLL
     for (int r = 0; r < R; ++r) sums[0][r] = add(sums[0][r], sums[s][r]);
   }
-  finish_rows<R, Wide>(job, sums[0], panel, first);
+  YANMO_UNROLL
+  for (int r = 0; r < R; r += Wide ? 2 : 1) finish_row<Wide>(job, sums[0] + r, panel, first + r);
 }
 
 template <int R, int Bits>

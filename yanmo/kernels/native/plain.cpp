@@ -194,6 +194,7 @@ YANMO_INLINE void fetch(const uint8_t*) {}
 
 #include "functions.inl"
 #include "quantise.inl"
+#include "finish.inl"
 #include "linear.inl"
 #include "attend.inl"
 #include "small.inl"
@@ -201,6 +202,6 @@ YANMO_INLINE void fetch(const uint8_t*) {}
 }  // namespace
 
 extern const Level plain_level;
-const Level plain_level = {"plain", kRowsLanes, kGroupsLanes, quantise, linear, attend, normalise, activate};
+const Level plain_level = {"plain", kRowsLanes, kGroupsLanes, quantise, linear, attend, normalise, activate, nullptr};
 
 }  // namespace yanmo
