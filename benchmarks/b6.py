@@ -8,24 +8,20 @@ stands before its window.
 
     ROW        what is measured
     run        peer → Result; NANOGPT is the folder of a checkout in which data/shakespeare_char/prepare.py has run
-    child      our training, in this process
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import nanogpt
+from benchmarks import learning, nanogpt
 from benchmarks.frame import Result, Row, compare
 from benchmarks.timed import timed
 from yanmo.errors import Error, InputError
 from yanmo.files import read_text
-from yanmo.tokens.shards import TokenShards, open_shards, write_shards
+from yanmo.tokens.shards import write_shards
 
 TARGET = 1.88
 WINDOW = 64  # characters that the peer reads at once
@@ -48,13 +44,20 @@ PEER = {  # the README's command for a computer without a GPU
     "lr_decay_iters": 2000,
     "dropout": 0.0,
 }
-MODEL: dict[str, Any] = {"family": "qwen3", "width": 128, "layers": 4, "heads": 4}
+MODEL: dict[str, Any] = {  # 0.75 million parameters besides the embeddings, the peer has 0.79
+    "family": "qwen3",
+    "width": 144,
+    "layers": 3,
+    "heads": 2,
+    "tie_embeddings": False,
+}
 TRAIN: dict[str, Any] = {
     "rows": 16,
     "length": 64,
-    "steps": 240,
+    "steps": 185,
     "optimizer": "muon",
-    "learning_rate": 0.008,
+    "learning_rate": 0.006,
+    "momentum": 0.9,
     "schedule": "linear",
 }
 
@@ -75,7 +78,7 @@ def run(peer: str, repeats: int) -> Result:
             return reached(found, losses["peer"], must=False)
 
         def ours() -> float:
-            words = [sys.executable, "-m", "benchmarks.b6", place, str(len(losses["ours"]))]
+            words = learning.command(place, len(losses["ours"]), MODEL, TRAIN)
             return reached(nanogpt.evaluations(timed(words)), losses["ours"])
 
         result = compare(ROW, peer, ours, theirs, equal="", repeats=repeats)
@@ -113,49 +116,3 @@ def make_shards(text: Path, folder: Path) -> None:
             start_id=0,
             end_id=0,
         )
-
-
-def windows(shards: TokenShards, rows: int = 64) -> Iterator[Any]:
-    """The validation of the peer, over the whole split: windows side by side, each character predicted in its own."""
-    import torch
-
-    from yanmo.tokens.batches import Batch
-
-    ids = torch.from_numpy(shards.ids[:-1].astype("int64"))  # without the end, which the peer's text has not
-    count = (len(ids) - 1) // WINDOW
-    inputs, targets = (ids[shift : shift + count * WINDOW].view(count, WINDOW) for shift in (0, 1))
-    for part, wanted in zip(inputs.split(rows), targets.split(rows)):
-        yield Batch(part, wanted, torch.ones_like(part))
-
-
-def child(folder: Path, seed: int) -> None:
-    """Train as MODEL and TRAIN say, evaluate, and print a line as the peer does."""
-    import torch
-
-    from yanmo.models.checkpoint import build
-    from yanmo.models.initial import initialise
-    from yanmo.models.sketch import network_config
-    from yanmo.recipe import ModelSection, TrainSection
-    from yanmo.tokens.batches import PackedBatches
-    from yanmo.training.build import build_settings
-    from yanmo.training.loop import train
-    from yanmo.training.objectives import causal, evaluate
-    from yanmo.training.precision import probe_precision
-
-    recipe = TrainSection(**TRAIN, seed=seed)
-    shards, valid = (open_shards(folder / name, "characters") for name in ("train", "valid"))
-    network = build(
-        network_config(ModelSection(**MODEL), vocab_size=shards.vocab_size, length=recipe.length, start_id=0, end_id=0)
-    )
-    initialise(network, torch.Generator().manual_seed(seed))
-    batches = PackedBatches(shards, recipe.rows, recipe.length, seed)
-    probe = probe_precision(network, next(PackedBatches(shards, recipe.rows, recipe.length, seed)), causal, seconds=0)
-    for step in train(network, batches, causal, build_settings(recipe, probe.precision)):
-        if step.step == recipe.steps:
-            loss = evaluate(network, windows(valid), valid.n_bytes).loss
-            print(f"step {step.step}: train loss {step.loss:.4f}, val loss {loss:.4f}", flush=True)
-            print(json.dumps({"precision": probe.precision, "tokens": step.tokens, "seconds": step.seconds}))
-
-
-if __name__ == "__main__":
-    child(Path(sys.argv[1]), int(sys.argv[2]))

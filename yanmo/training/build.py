@@ -104,6 +104,7 @@ def build_settings(train: TrainSection, precision: str) -> Settings:
         optimizer=train.optimizer,
         learning_rate=train.learning_rate,
         betas=(train.beta1, train.beta2),
+        momentum=train.momentum,
         weight_decay=train.weight_decay,
         clip=train.clip,
         schedule=train.schedule,

@@ -65,6 +65,7 @@ class Settings:
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.95
     weight_decay: float = 0.1
     clip: float = 1.0
     schedule: str = "wsd"
@@ -93,8 +94,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (value >= least and math.isfinite(value)):
                 raise InputError(f"{name} is {value}, at least {least} is needed")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema is {self.ema}; choose a decay from 0 (no average) and below 1, e.g. 0.999")
+        for name, usual in (("ema", 0.999), ("momentum", 0.95)):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; choose a decay from 0 (none) and below 1, e.g. {usual}")
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class Loop:
             settings.learning_rate,
             weight_decay=settings.weight_decay,
             betas=settings.betas,
+            momentum=settings.momentum,
             muon_dtype=DTYPES[settings.precision],
             treated=ranks.treated,
             directions=orthogonalised if ranks.sharded else None,

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from yanmo.training.sharded import in_parts, local
 
-MOMENTUM = 0.95
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: singular values end between 0.7 and 1.2
 SCALE = 0.2  # root mean square of an AdamW update, measured by Liu et al. 2025
@@ -33,9 +32,11 @@ class Muon:
     """The momenta of matrices, and one step over them; `directions` orthogonalises matrices that lie in parts."""
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, directions: Directions | None = None
+        self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, directions: Directions | None = None,
+        *,
+        momentum: float = 0.95,
     ) -> None:
-        self.dtype, self.directions = dtype, directions
+        self.dtype, self.directions, self.momentum = dtype, directions, momentum
         self.matrices: dict[torch.Size, list[nn.Parameter]] = {}  # by shape
         for parameter in matrices:
             self.matrices.setdefault(parameter.shape, []).append(parameter)
@@ -64,18 +65,20 @@ class Muon:
     def _stacked(self, shape: torch.Size, parameters: list[nn.Parameter], scale: float) -> Sequence[Tensor]:
         momenta = self.stacks[shape]
         ahead = torch.stack([cast(Tensor, parameter.grad) for parameter in parameters]).to(momenta.dtype)
-        momenta.mul_(MOMENTUM).add_(ahead, alpha=(1 - MOMENTUM) * scale)
-        ahead.mul_((1 - MOMENTUM) * scale).add_(momenta, alpha=MOMENTUM)  # Nesterov
+        fresh = (1 - self.momentum) * scale
+        momenta.mul_(self.momentum).add_(ahead, alpha=fresh)
+        ahead.mul_(fresh).add_(momenta, alpha=self.momentum)  # Nesterov
         return orthogonalise(ahead, self.dtype).to(momenta.dtype).unbind()
 
     def _one_by_one(self, parameters: list[nn.Parameter], scale: float) -> Sequence[Tensor]:
         """The same for matrices that lie in parts, or of which some have no gradient."""
         momenta = [self.momenta[id(parameter)] for parameter in parameters]
         gradients = [cast(Tensor, parameter.grad).to(m.dtype) for parameter, m in zip(parameters, momenta)]
-        torch._foreach_mul_(momenta, MOMENTUM)
-        torch._foreach_add_(momenta, gradients, alpha=(1 - MOMENTUM) * scale)
-        ahead = torch._foreach_mul(gradients, (1 - MOMENTUM) * scale)
-        torch._foreach_add_(ahead, momenta, alpha=MOMENTUM)
+        fresh = (1 - self.momentum) * scale
+        torch._foreach_mul_(momenta, self.momentum)
+        torch._foreach_add_(momenta, gradients, alpha=fresh)
+        ahead = torch._foreach_mul(gradients, fresh)
+        torch._foreach_add_(ahead, momenta, alpha=self.momentum)
         return (self.directions or orthogonalised)(ahead, self.dtype)
 
 

@@ -38,11 +38,12 @@ class Optimizer:
         *,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float = 0.95,
         muon_dtype: torch.dtype = torch.float32,
         treated: dict[str, list[str]] | None = None,
         directions: Directions | None = None,
     ) -> None:
-        """treated and directions: what split_parameters gave, and what orthogonalises, for a network in parts."""
+        """momentum: Muon's. treated and directions: what split_parameters gave, and what orthogonalises, for a network in parts."""
         assert kind in ("adamw", "muon"), kind
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         groups = split_parameters(network) if treated is None else _named(network, treated)
@@ -63,7 +64,7 @@ class Optimizer:
         else:
             fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
             self.adamw = torch.optim.AdamW(parts, fused=fused, **values)
-        self.muon = Muon(hidden.values(), muon_dtype, directions)
+        self.muon = Muon(hidden.values(), muon_dtype, directions, momentum=momentum)
         self.momenta = self.muon.momenta
 
     @torch.no_grad()
