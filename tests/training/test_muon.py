@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from yanmo.errors import InputError
+from yanmo.training.loop import Settings
 from yanmo.training.muon import Muon, orthogonalised
 
 
@@ -89,3 +91,19 @@ def test_matrices_in_parts_are_orthogonalised_by_whoever_can() -> None:
     ours = steps(muon, parameters)
     assert calls == [3, 3, 3]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, steps(Muon(expected, torch.float32), expected)))
+
+
+def test_the_momentum_is_the_one_that_was_asked_for() -> None:
+    (one,), (other,) = matrices(1), matrices(1)
+    muon = Muon([one], torch.float32, momentum=0.6)
+    give([one], 1)
+    muon.step(0.1)
+    assert torch.allclose(muon.momenta[id(one)], 0.4 * one.grad)
+    steps(Muon([other], torch.float32, momentum=0.0), [other])
+    before = other.detach().clone()
+    give([other], 9)
+    Muon([other], torch.float32, momentum=0.0).step(0.1)
+    expected = before - 0.1 * 0.2 * 8**0.5 * orthogonalised([other.grad], torch.float32)[0]
+    assert torch.allclose(other, expected, atol=1e-6), "without momentum what came before is forgotten"
+    with pytest.raises(InputError, match="momentum is 1"):
+        Settings(steps=1, momentum=1.0)
