@@ -39,7 +39,7 @@ def test_a_file_whose_data_begin_at_an_odd_byte_is_read(tmp_path: Path) -> None:
     with open_weights(tmp_path) as weights:
         assert weights.read("a").tolist() == [1.5, -2.0]
         place = weights._tensors["a"]
-        assert place.offset % 4 and stored._window(place.file, place.offset, 8, 4).data_ptr() % 4 == 0
+        assert place.offset % 4 and stored.map_window(place.file, place.offset, 8, 4).data_ptr() % 4 == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int32])

@@ -1,6 +1,6 @@
 """A model that is ready to use: network, tokenizer, and what its folder says. This is what `yanmo.load` returns.
 
-load            a hub id, a model folder, a run folder → Model
+load            a hub id, a model folder, a run folder, a .gguf file → Model
 Model           logits, hidden, attentions; generate, stream; save
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from yanmo.errors import FileError, InputError, nearest
 from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
+from yanmo.gguf import is_gguf, read_header
 from yanmo.hub import resolve
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Ends, Options, Token, generate_ids
@@ -42,7 +43,7 @@ def load(
     labels: Sequence[str] = (),
     allow_unknown: bool = False,
 ) -> Model:
-    """Load a model folder, a run folder, an adapter folder, or a hub id (downloaded once, then read from the cache).
+    """Load a model folder, a run folder, an adapter folder, a .gguf file, or a hub id (downloaded once, then cached).
 
     An adapter folder (PEFT's format) brings the base that it names.
 
@@ -54,8 +55,8 @@ def load(
             raise InputError(f"dtype is {dtype!r}, and must be one of {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
     folder = resolve(str(path_or_id), revision=revision)
-    if not folder.is_dir():
-        raise FileError(f"{folder}: one file, where a model folder is needed")
+    if not folder.is_dir() and not is_gguf(folder):
+        raise FileError(f"{folder}: one file, and no GGUF file, where a model folder is needed")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "device": device, "head": head, "labels": tuple(labels)}
@@ -76,6 +77,8 @@ def load(
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
     """The folder's tokenizer, or None where it holds no file of one (a damaged one is an error)."""
+    if not folder.is_dir():
+        return load_tokenizer(folder) if "tokenizer.ggml.tokens" in read_header(folder).metadata else None
     names = {p.name for p in folder.iterdir()}
     known = {"tokenizer.json", "vocab.json", "vocab.txt", "encoder.json"}
     if names & known or any(n.endswith((".model", ".spm")) for n in names):

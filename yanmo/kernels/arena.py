@@ -6,7 +6,9 @@ A product reads every byte of its matrix once. In pages of 4 KiB each page costs
 
 from __future__ import annotations
 
+import math
 import mmap
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,10 +43,15 @@ class Arena:
 
     def hold(self, tensor: Tensor) -> Tensor:
         """A copy of the tensor, its bytes in this arena; InputError where they no longer fit."""
-        end = self.used + tensor.nbytes
+        return self.take(tensor.shape, tensor.dtype).copy_(tensor)
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor of this arena that is yet to be filled; InputError where it no longer fits."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        end = self.used + nbytes
         if end > len(self.memory):
             left = len(self.memory) - self.used
-            raise InputError(f"a tensor of {tensor.nbytes:,} bytes, and the arena has {left:,} left; make it larger")
-        place = self.memory[self.used : end].view(tensor.dtype).view(tensor.shape)
+            raise InputError(f"a tensor of {nbytes:,} bytes, and the arena has {left:,} left; make it larger")
+        place = self.memory[self.used : end].view(dtype).view(tuple(shape))
         self.used = min(room(end), len(self.memory))
-        return place.copy_(tensor)
+        return place

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from yanmo.errors import ConfigError, FileError, InputError, nearest
 from yanmo.files import read_json_object, write_json
+from yanmo.gguf import is_gguf, read_header
 from yanmo.models.config import LABEL_HEADS, Head, RecurrentConfig, TransformerConfig
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Family, Foreign, Rule
+from yanmo.models.ggufmodel import gguf_config, gguf_weights
+from yanmo.models.ggufpacked import pack_network
 from yanmo.models.lowrank import base_tensor, check_no_adapter_is_lost
 from yanmo.models.recurrent import Recurrent
 from yanmo.models.saving import save_weights
@@ -37,7 +40,9 @@ Network = Transformer | Recurrent
 def load_config(
     folder: str | Path, *, head: Head | None = None, labels: tuple[str, ...] = (), allow_unknown: bool = False
 ) -> tuple[Family, Config]:
-    """Read config.json. `head` and `labels` replace the head that it names (for fine-tuning)."""
+    """Read config.json, or the keys of a GGUF file. `head` and `labels` replace the head that it names."""
+    if is_gguf(folder):
+        return gguf_config(read_header(folder), head=head, allow_unknown=allow_unknown)
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileError(f"{path}: no such file; a model folder has a config.json")
@@ -84,18 +89,23 @@ def load_network(
     dropout: float | None = None,
     allow_unknown: bool = False,
 ) -> Network:
-    """Load a model folder, in evaluation mode.
+    """Load a model folder or a GGUF file, in evaluation mode.
 
-    dtype: of the weights; None keeps the stored one. head: another head than the stored one; what of it the file does
-    not hold starts from nothing. dropout: for training, in place of the stored rates; those that are 0 stay so, but the
-    residual stream's. Raises FileError and ConfigError, with every disagreement in one sentence.
+    dtype: of the weights; None keeps the stored one, and on a CPU the matrices that a GGUF file has in few bits packed.
+    head: another head than the stored one; what of it the file does not hold starts from nothing. dropout: for
+    training, in place of the stored rates; those that are 0 stay so, but the residual stream's. Raises FileError and
+    ConfigError, with every disagreement in one sentence.
     """
-    family, config = load_config(folder, head=head, labels=labels, allow_unknown=allow_unknown)
+    header = read_header(folder) if is_gguf(folder) else None
+    if header is None:
+        family, config = load_config(folder, head=head, labels=labels, allow_unknown=allow_unknown)
+    else:
+        family, config = gguf_config(header, head=head, allow_unknown=allow_unknown)
     if dropout is not None:
         rates = {f.name: dropout for f in dataclasses.fields(config) if f.name.endswith("dropout")}
         changed: dict[str, Any] = {n: rate for n, rate in rates.items() if n == "dropout" or getattr(config, n)}
         config = dataclasses.replace(config, **changed)
-    with open_weights(Path(folder)) as weights:
+    with open_weights(Path(folder)) if header is None else gguf_weights(header, family, config) as weights:
         prefix = _prefix(family, config, weights)
         config = _settle(family, config, weights, prefix)
         try:
@@ -106,9 +116,15 @@ def load_network(
         network.family = family.model_type
         plan = _plan(family, network, weights, prefix, Path(folder), new_head=head is not None)
         stored = weights.info(plan.sources[0][1]).dtype
+        extra: dict[str, Tensor] = {}
+        if header is not None and dtype is None and torch.device(device).type == "cpu":
+            assert isinstance(network, Transformer)
+            left, extra = pack_network(network, plan.sources, weights)
+            stored = stored if len(left) == len(plan.sources) else torch.float32
+            plan = dataclasses.replace(plan, sources=left)
         network = network.to(dtype or (stored if stored.is_floating_point else torch.float32))
         network = network.to_empty(device=device)
-        _fill(network, plan, weights)
+        _fill(network, plan, weights, extra)
     return network.eval()
 
 
@@ -203,8 +219,8 @@ def _their_shape(rule: Rule, parameters: dict[str, nn.Parameter]) -> tuple[int, 
 
 
 @torch.no_grad()
-def _fill(network: Network, plan: _Plan, weights: Weights) -> None:
-    parameters = dict(network.named_parameters())
+def _fill(network: Network, plan: _Plan, weights: Weights, extra: dict[str, Tensor]) -> None:
+    parameters: dict[str, Tensor] = {**dict(network.named_parameters()), **extra}
     for rule, source in plan.sources:
         if len(rule.ours) == 1:
             target = parameters[rule.ours[0]].data

@@ -7,6 +7,7 @@ caller, of any dtype, device and layout; or a FileError of one sentence.
     Stored           one tensor in a file
     check_stored     the claims of a foreign header, proven against the size of the place they point to
     copy_stored      Stored → a tensor that exists already
+    map_window       bytes of a file as they lie there
     shown            a foreign value, cut to fit into a sentence
 
 The file is mapped in windows of BLOCK bytes; a window is unmapped once it is copied, so the peak of resident memory
@@ -157,7 +158,7 @@ def _copy(stored: Stored, offset: int, strides: list[int], target: torch.Tensor)
     itemsize = stored.dtype.itemsize
     span = 1 + sum((n - 1) * stride for n, stride in zip(target.shape, strides))
     if span * itemsize <= BLOCK or not strides:
-        source = _window(stored.file, offset, span * itemsize, itemsize)
+        source = map_window(stored.file, offset, span * itemsize, itemsize)
         target.copy_(source.view(stored.dtype).as_strided(target.shape, strides))
         return
     step = strides[0] * itemsize
@@ -170,8 +171,8 @@ def _copy(stored: Stored, offset: int, strides: list[int], target: torch.Tensor)
             _copy(stored, offset + i * step, strides, target[i : i + rows])
 
 
-def _window(file: OpenFile, start: int, length: int, itemsize: int) -> torch.Tensor:
-    """Map `length` bytes as a uint8 tensor; the pages go when the tensor goes."""
+def map_window(file: OpenFile, start: int, length: int, itemsize: int) -> torch.Tensor:
+    """Map `length` bytes as a uint8 tensor, for numbers of `itemsize` bytes; the pages go when the tensor goes."""
     if os.fstat(file.handle).st_size < start + length:  # touching pages beyond the end would kill the process
         raise FileError(f"{file.path}: became shorter while it was read; fetch the file again")
     skip = start % mmap.ALLOCATIONGRANULARITY

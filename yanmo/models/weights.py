@@ -16,7 +16,7 @@ Peak memory while reading is the target and one block of 16 MiB: see stored.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ import torch
 from yanmo.errors import FileError, nearest
 from yanmo.files import reason
 from yanmo.hub import FOREIGN, find_weights, shard_names
+from yanmo.models.blocks import Blocks, copy_blocks
 from yanmo.models.headers import read_safetensors
 from yanmo.models.pickles import read_pickle
 from yanmo.models.stored import OpenFile, Stored, copy_stored, open_file, shown
@@ -49,7 +50,7 @@ class Weights:
     `source` is the file, or the index of the shards, that was opened.
     """
 
-    def __init__(self, source: Path, tensors: dict[str, Stored], closing: ExitStack) -> None:
+    def __init__(self, source: Path, tensors: Mapping[str, Stored | Blocks], closing: ExitStack) -> None:
         self.source = source
         self._tensors = tensors
         self._closing = closing
@@ -64,11 +65,16 @@ class Weights:
         stored = self._find(name)
         return TensorInfo(stored.dtype, stored.shape, stored.nbytes)
 
+    def blocks(self, name: str) -> Blocks | None:
+        """A tensor as it lies in a GGUF file; None where the file is another."""
+        found = self._find(name)
+        return found if isinstance(found, Blocks) else None
+
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Read a tensor into fresh contiguous memory, in its own dtype or in `dtype`."""
         stored = self._find(name)
         target = torch.empty(stored.shape, dtype=dtype or stored.dtype)
-        copy_stored(stored, target)
+        _copy(stored, target)
         return target
 
     def read_into(self, name: str, target: torch.Tensor) -> None:
@@ -79,7 +85,7 @@ class Weights:
                 f"{stored.file.path}: the tensor {shown(name)} has the shape {list(stored.shape)} and the model "
                 f"needs {list(target.shape)}; are config.json and the weights of the same model?"
             )
-        copy_stored(stored, target)
+        _copy(stored, target)
 
     def close(self) -> None:
         """Close the files; tensors that were read stay valid."""
@@ -94,10 +100,14 @@ class Weights:
     ) -> None:
         self.close()
 
-    def _find(self, name: str) -> Stored:
+    def _find(self, name: str) -> Stored | Blocks:
         if name not in self._tensors:
             raise FileError(f"{self.source}: no tensor {shown(name)} in it{nearest(name, self._tensors)}")
         return self._tensors[name]
+
+
+def _copy(stored: Stored | Blocks, target: torch.Tensor) -> None:
+    copy_stored(stored, target) if isinstance(stored, Stored) else copy_blocks(stored, target)
 
 
 def open_weights(folder: str | Path) -> Weights:

@@ -1,6 +1,6 @@
 """Text → ids and back, for every public vocabulary format.
 
-In: a folder, or one file of it. Out: a `Tokenizer`.
+In: a folder, or one file of it, or a GGUF file. Out: a `Tokenizer`.
 
     load_tokenizer    path → Tokenizer; tokenizer.json first, then Marian's pair, .model, vocab.txt, vocab.json + merges
     Tokenizer         encode, decode, the ids of special tokens, hash, save
@@ -20,8 +20,10 @@ from typing import Any, Protocol
 
 from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, read_json_object, write_atomic, write_json
+from yanmo.gguf import is_gguf, read_header
 from yanmo.tokens.fast import FastEngine, roles
 from yanmo.tokens.formats import PAIRS, byte_level, from_json, partner, prepare, wordpiece
+from yanmo.tokens.ggufvocab import from_gguf
 from yanmo.tokens.pieceformats import FILES, marian, read_pieces
 from yanmo.tokens.settings import Added, Settings, lone, read_settings, to_config
 from yanmo.tokens.stream import Stream
@@ -231,6 +233,8 @@ def _folder(folder: Path) -> Tokenizer:
 
 
 def _file(path: Path) -> Tokenizer:
+    if is_gguf(path):
+        return Tokenizer(*from_gguf(read_header(path)))
     settings = lone(path)
     name = path.name
     if name.endswith((".model", ".spm")):
@@ -247,7 +251,7 @@ def _file(path: Path) -> Tokenizer:
         return _fast(wordpiece(path, settings), path, settings)
     raise FileError(
         f"{path}: no kind of tokenizer that is known by its name; known are tokenizer.json, *.model, *.spm, vocab.txt, "
-        "and vocab.json with merges.txt"
+        "vocab.json with merges.txt, and *.gguf"
     )
 
 
