@@ -32,6 +32,7 @@ from yanmo.files import read_json_object, read_text, write_atomic, write_json
 from yanmo.hub import resolve
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.model import Model
+from yanmo.kernels import native
 from yanmo.models.adapterfiles import save_adapter
 from yanmo.models.checkpoint import Network, load_config
 from yanmo.models.sketch import public_family
@@ -81,6 +82,7 @@ def run_recipe(recipe: Recipe, out: str | Path, report: Report | None = None) ->
         ranks.check_rows(recipe.train.rows)
         say: Report = report if report is not None and ranks.is_main else _silence
         environment = machine.environment() | {"seed": recipe.train.seed, "ranks": ranks.count}
+        environment["kernels"] = native.level() or f"none: {native.why_absent()}"
         with hold_run(ranks, folder, identity(recipe), environment, lambda old: _adopt(folder, old, recipe)) as run:
             try:
                 return _go(recipe, run, say, ranks)

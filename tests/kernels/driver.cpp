@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common.h"
+#include "train.h"
 
 extern "C" {
 const char* yanmo_level_name(int n);
@@ -18,6 +19,14 @@ int yanmo_linear(const void*, const void*, const void*, const void*, int64_t, in
 int yanmo_attend(const yanmo::AttendJob*, int);
 void yanmo_normalise(const yanmo::NormJob*, int64_t, int);
 void yanmo_activate(const yanmo::ActivateJob*, int);
+void yanmo_train_adam(const yanmo::AdamJob*, int64_t, int64_t*, int);
+double yanmo_train_squares(const yanmo::SquaresJob*, int64_t, int64_t*, double*, int);
+void yanmo_train_join(const yanmo::JoinJob*, int);
+void yanmo_train_join_back(const yanmo::JoinBackJob*, int);
+void yanmo_train_curve(const yanmo::CurveJob*, int);
+void yanmo_train_weigh(const yanmo::WeighJob*, int);
+void yanmo_train_weigh_back(const yanmo::WeighBackJob*, int);
+void yanmo_train_turn(const yanmo::TurnJob*, int);
 }
 
 using namespace yanmo;
@@ -157,8 +166,89 @@ static void small(int levels) {
   }
 }
 
+static std::unique_ptr<uint16_t[]> lows(int64_t count) {  // bfloat16 from -2 to 2
+  std::unique_ptr<uint16_t[]> made(new uint16_t[count]);
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = number();
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    made[i] = static_cast<uint16_t>(bits >> 16);
+  }
+  return made;
+}
+
+static void keep(std::vector<float>& all, const uint16_t* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    all.push_back(y);
+  }
+}
+
+static void training(int levels) {
+  for (int turn = 0; turn < 20; ++turn) {
+    const int64_t rows = 1 + dice() % 40, width = 16 * (1 + dice() % 5), size = rows * width, heads = 1 + dice() % 3;
+    const int64_t keys = 16 * (1 + dice() % 3), columns = 1 + dice() % 20, scores = heads * columns * keys;
+    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock, numbers = 1 + dice() % 40000;
+    const int32_t limit = turn % 2 ? 3277 : 0;
+    const int threads = 1 + turn % 3;
+    auto x = lows(size), y = lows(size), weight = lows(width), bias = lows(width), raw = lows(scores), up = lows(scores);
+    auto gradient = lows(numbers);
+    std::unique_ptr<int32_t[]> range(new int32_t[columns * 2]);
+    for (int64_t i = 0; i < columns; ++i) {
+      range[2 * i] = static_cast<int32_t>(dice() % keys);
+      range[2 * i + 1] = range[2 * i] + 1 + static_cast<int32_t>(dice() % (keys - range[2 * i]));
+    }
+    std::vector<std::vector<float>> all;
+    for (int level = 0; level < levels; ++level) {
+      yanmo_use_level(level);
+      std::vector<float> found;
+      const auto copy = [](const uint16_t* from, int64_t count) {
+        std::unique_ptr<uint16_t[]> made(new uint16_t[count]);
+        std::memcpy(made.get(), from, static_cast<size_t>(count) * 2);
+        return made;
+      };
+      auto sum = copy(y.get(), size), out = copy(x.get(), size), change = copy(x.get(), size), other = copy(x.get(), size);
+      std::unique_ptr<float[]> stats(new float[2 * rows]), sums(new float[blocks * 3 * width]);
+      JoinJob join{x.get(), sum.get(), weight.get(), bias.get(), out.get(), stats.get(), rows, width, 7, limit, 1.1f, 1e-5f};
+      yanmo_train_join(&join, threads);
+      JoinBackJob back{y.get(), sum.get(), weight.get(), stats.get(), change.get(), other.get(), sums.get(), rows, width, 7, limit, 1.1f};
+      yanmo_train_join_back(&back, threads);
+      keep(found, out.get(), size), keep(found, change.get(), size);
+      found.insert(found.end(), sums.get(), sums.get() + blocks * 3 * width);
+      CurveJob curve{x.get(), out.get(), nullptr, nullptr, rows, width};
+      yanmo_train_curve(&curve, threads);
+      CurveJob steep{x.get(), out.get(), change.get(), sums.get(), rows, width};
+      yanmo_train_curve(&steep, threads);
+      keep(found, out.get(), size);
+      TurnJob turned{x.get(), out.get(), rows, width};
+      yanmo_train_turn(&turned, threads);
+      keep(found, out.get(), size);
+      auto weights = copy(raw.get(), scores), dropped = copy(raw.get(), scores), slope = copy(up.get(), scores);
+      WeighJob weigh{weights.get(), dropped.get(), range.get(), 1, heads, columns, keys, 0.5f, 7, limit, 1.1f};
+      yanmo_train_weigh(&weigh, threads);
+      WeighBackJob weigh_back{weights.get(), slope.get(), dropped.get(), range.get(), 1, heads, columns, keys, 0.5f, 7, limit, 1.1f};
+      yanmo_train_weigh_back(&weigh_back, threads);
+      keep(found, weights.get(), scores);
+      std::unique_ptr<float[]> values(new float[numbers]()), first(new float[numbers]()), second(new float[numbers]());
+      auto low = copy(gradient.get(), numbers);
+      AdamJob adam{values.get(), first.get(), second.get(), low.get(), low.get(), numbers, 0, 0.5f, 0.99f, 0.9f, 0.99f, 0.1f, 3.0f, 1e-6f};
+      SquaresJob squares{low.get(), numbers, 0};
+      int64_t ends[1];
+      std::vector<double> parts(static_cast<size_t>(numbers / kAdamPiece + 1));
+      found.push_back(static_cast<float>(yanmo_train_squares(&squares, 1, ends, parts.data(), threads)));
+      yanmo_train_adam(&adam, 1, ends, threads);
+      found.insert(found.end(), values.get(), values.get() + numbers);
+      all.push_back(found);
+    }
+    compare("training", all, 0.05f);
+  }
+}
+
 int main() {
   const int levels = count_levels();
+  training(levels);
   products(levels);
   attention(levels);
   small(levels);

@@ -12,6 +12,7 @@ from test_labels import batch_of, data
 from test_labels import network as classifier
 from torch import Tensor, nn
 
+from yanmo.kernels import native
 from yanmo.tokens.labelled import LabelBatch
 from yanmo.training import adamw, precision
 from yanmo.training.adamw import AdamW, coalesced, norm, pieces
@@ -77,6 +78,29 @@ def test_rows_of_a_table_give_the_step_of_the_whole_gradient(piece: int) -> None
         other.step(0.5)
         assert torch.allclose(ours[4], theirs[4], atol=1e-7)
         assert abs(norm([ours[4].grad]) - float(theirs[4].grad.norm())) < 1e-5  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_without_the_native_kernels_a_step_is_the_same(decay: float) -> None:
+    found = []
+    for off in (False, True):
+        given = parameters()
+        mine = AdamW([{"params": given, "weight_decay": decay}], **VALUES)
+        for step in range(4):
+            for parameter, gradient in zip(given[:4], gradients(step)):
+                parameter.grad = gradient
+            rows = torch.tensor([[3, 39, 3, 20, 0][step:]])
+            values = torch.randn(rows.shape[1], 8, generator=torch.Generator().manual_seed(step))
+            given[4].grad = coalesced(torch.sparse_coo_tensor(rows, values, (40, 8), check_invariants=False))
+            if step == 2:  # as after a restart
+                mine.state[given[4]]["exp_avg"] = mine.state[given[4]]["exp_avg"].clone()
+            with native.using("off" if off else native.level() or "off"):
+                mine.step(0.5)
+                size = norm([parameter.grad for parameter in given if parameter.grad is not None])
+        found.append((given, size))
+    assert abs(found[0][1] - found[1][1]) < 1e-4
+    for one, other in zip(found[0][0], found[1][0]):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_pieces_hold_every_number_once(piece: int) -> None:

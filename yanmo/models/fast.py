@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yanmo.kernels import training
+
 ONE = 1 << 15  # steps in which a rate is rounded: 0.1 becomes 3277 / 32768
 BLOCK = 128  # queries of causal attention that are computed at once, with the keys up to the last of them
 SAME_SIZE = {2: torch.int16, 4: torch.int32}  # bytes of a number → the whole numbers that have as many
@@ -220,13 +222,11 @@ class _Project(torch.autograd.Function):
         first = product(g, whole).view(*upstream[0].shape[:-1], -1) if wanted[0] else None
         parts: list[Tensor | None] = [None] * (len(weights) * (2 if ctx.biased else 1))
         if any(wanted[2 : 2 + len(weights)]):
-            transposed = g.t().contiguous() if g.shape[1] < flat.shape[1] else g.t()  # faster where it is small
             if all(getattr(weight, "uses", 0) == 1 for weight in ctx.weights):
-                found = torch.mm(transposed, flat, out=whole.detach()).split(ctx.sizes)
-                for weight, part in zip(ctx.weights, found):  # returned, it would be copied
-                    weight.grad = part
+                for weight, part in zip(ctx.weights, outer(g, flat, whole).split(ctx.sizes)):
+                    weight.grad = part  # returned, it would be copied
             else:
-                parts[: len(weights)] = (transposed @ flat).split(ctx.sizes)
+                parts[: len(weights)] = outer(g, flat).split(ctx.sizes)
         if ctx.biased and any(wanted[2 + len(weights) :]):
             parts[len(weights) :] = g.sum(0).split(ctx.sizes)
         return first, None, *parts
@@ -247,15 +247,33 @@ def _joined(tensors: Sequence[Tensor], side: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), side)
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a (M, K) times b (K, N), and the bias (N,).
+def outer(g: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
+    """Return gᵀx, in the memory of `room` where one is given."""
+    if training.usable() and g.dtype == torch.bfloat16 and g.shape[1] % training.LANES == 0:
+        transposed = training.turned(g)  # in the products' own way it takes as long as the product
+    else:
+        transposed = g.t().contiguous() if g.shape[1] < x.shape[1] else g.t()  # faster where it is small
+    return product(transposed, x, out=None if room is None else room.detach())
+
+
+def product(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, *, add: bool = False
+) -> Tensor:
+    """Return a (M, K) times b (K, N), and the bias (N,); `out` takes it, and with `add` is added to.
 
     For few columns and more than 640 rows the library leaves a core idle, so rows are computed in two halves.
     """
     rows, columns = len(a), b.shape[1]
-    if not (256 <= columns <= 768 and 640 < rows <= 1280):
-        return a @ b if bias is None else torch.addmm(bias, a, b)
-    out, half = a.new_empty(rows, columns), -(-rows // 32) * 16
-    for part, room in zip(a.split(half), out.split(half)):
-        torch.mm(part, b, out=room)
-    return out if bias is None else out.add_(bias)
+    out = a.new_empty(rows, columns) if out is None else out
+    if training.multiplies(a, b):
+        return training.multiply(a, b, bias, out, add=add)
+    halves = 256 <= columns <= 768 and 640 < rows <= 1280
+    size = -(-rows // 32) * 16 if halves else rows
+    for part, room in zip(a.split(size), out.split(size)):
+        if add:
+            room.addmm_(part, b)
+        elif bias is None:
+            torch.mm(part, b, out=room)
+        else:
+            torch.addmm(bias, part, b, out=room)
+    return out

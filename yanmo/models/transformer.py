@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.errors import InputError
-from yanmo.models import fastlayer
+from yanmo.models import fastencoder, fastlayer
 from yanmo.models.attention import Attention, Visible, positions_of, see_back, see_both_ways, see_cached
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
@@ -55,6 +55,8 @@ class EncoderLayer(Layer):
 
     def forward(self, hidden: Tensor, visible: Visible, record: list[Tensor] | None = None) -> Tensor:
         """Transform (B, T, W)."""
+        if record is None and fastencoder.usable(self, hidden, visible):
+            return fastencoder.run(self, hidden, visible)
         hidden = self.add(hidden, self.attention_norm, lambda x: self.attention(x, visible, record=record))
         return self.add(hidden, self.ffn_norm, self.ffn)
 

@@ -5,6 +5,8 @@ In: parameters with gradients, which may be in bfloat16 or rows of a table (spar
     AdamW        torch.optim.AdamW's numbers and state, without a float32 copy of all gradients
     norm         of gradients in any of these forms
 
+With the native kernels (kernels/training.py) all parameters are updated in one pass; without them in pieces by torch.
+
 A piece of a gradient is turned into float32 and scaled where it is used, so a clipped step in bfloat16 needs neither
 the memory for such a copy nor the passes over it. A table of which a batch reads few rows gives those rows alone; the
 update is that of a gradient which is 0 elsewhere, as moments fall and parameters move without one too.
@@ -14,11 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+from yanmo.kernels import training
 
 PIECE = 1 << 20  # numbers that are updated at once: with their moments and gradient 16 MiB
 
@@ -37,6 +42,9 @@ class AdamW:
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
         self.param_groups = [{"lr": lr, "betas": betas, "eps": eps, **group} for group in groups]
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        self.touched: dict[
+            nn.Parameter, tuple[Tensor, Tensor]
+        ] = {}  # first moments of a table, and which rows have any
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
@@ -45,6 +53,9 @@ class AdamW:
         for group in self.param_groups:
             given = [parameter for parameter in group["params"] if parameter.grad is not None]
             self._begin([parameter for parameter in given if parameter not in self.state])
+            if training.usable():
+                self._at_once(group, given, scale)
+                continue
             for parts in pieces([parameter.grad for parameter in given]):
                 self._update(group, given, parts, factor)
             for parameter in given:
@@ -57,6 +68,51 @@ class AdamW:
         for parameter, first, second in zip(parameters, *rooms):
             moments = {"exp_avg": first.view_as(parameter), "exp_avg_sq": second.view_as(parameter)}
             self.state[parameter] = {"step": torch.zeros(()), **moments}
+
+    def _at_once(self, group: dict[str, Any], given: list[nn.Parameter], scale: float) -> None:
+        beta1, beta2 = group["betas"]
+        rate, jobs, held = group["lr"], [np.empty(0, training.ADAM)], []
+        for parameter in given:
+            state, gradient = self.state[parameter], cast(Tensor, parameter.grad)
+            state["step"] += 1
+            count = float(state["step"])
+            corrections = (rate / (1 - beta1**count), 1 / math.sqrt(1 - beta2**count))
+            numbers = (scale, 1 - rate * group["weight_decay"], beta1, beta2, *corrections, group["eps"])
+            wholes = [parameter.detach(), state["exp_avg"], state["exp_avg_sq"]]
+            places = tuple(whole.data_ptr() for whole in wholes)
+            assert all(whole.is_contiguous() and whole.dtype == torch.float32 for whole in wholes)
+            if gradient.is_sparse:
+                jobs.append(self._rows(parameter, gradient, places, numbers))
+                continue
+            dense = _readable(gradient)
+            held.append(dense)
+            wide = dense.dtype == torch.float32
+            jobs.append(np.array([(*places, dense.data_ptr(), 0, dense.numel(), wide, *numbers)], training.ADAM))
+        training.adam(np.concatenate(jobs))
+
+    def _rows(
+        self, parameter: nn.Parameter, gradient: Tensor, places: tuple[int, ...], numbers: tuple[float, ...]
+    ) -> np.ndarray:
+        """What to do with a table: without weight decay rows that never had a gradient stay as they are."""
+        width, values = parameter.shape[1], gradient.values()
+        assert values.is_contiguous() and values.dtype == torch.float32
+        first, second = self.state[parameter]["exp_avg"], self.state[parameter]["exp_avg_sq"]
+        known, touched = self.touched.get(parameter, (None, None))
+        if touched is None or known is not first:  # at the beginning, and where moments were put back
+            touched = first.any(1) | second.any(1)
+            self.touched[parameter] = first, touched
+        rows = gradient.indices()[0]
+        touched[rows] = True
+        wanted = (touched if numbers[1] == 1 else torch.ones_like(touched)).nonzero()[:, 0].numpy()
+        jobs = np.zeros(len(wanted), training.ADAM)
+        for name, place in zip(("weight", "first", "second"), places):
+            jobs[name] = place + wanted * (width * 4)
+        found = np.searchsorted(wanted, rows.numpy())
+        jobs["gradient"][found] = values.data_ptr() + np.arange(len(rows)) * (width * 4)
+        jobs["count"], jobs["wide"] = width, 1
+        for name, number in zip(training.NUMBERS, numbers):
+            jobs[name] = number
+        return jobs
 
     def _update(self, group: dict[str, Any], given: list[nn.Parameter], parts: list[Part], factor: Tensor) -> None:
         beta1, beta2 = group["betas"]
@@ -84,6 +140,12 @@ class AdamW:
             eps=group["eps"],
             maximize=False,
         )
+
+
+def _readable(gradient: Tensor) -> Tensor:
+    """A gradient as the kernels read it."""
+    known = gradient.dtype in (torch.float32, torch.bfloat16)
+    return gradient.contiguous() if known else gradient.float().contiguous()
 
 
 def pieces(gradients: Sequence[Tensor], size: int = PIECE) -> Iterator[list[Part]]:
@@ -131,6 +193,8 @@ def coalesced(gradient: Tensor) -> Tensor:
 def norm(gradients: Sequence[Tensor]) -> float:
     """The norm of all of them together; sums are float32 within a piece, and float64 over pieces."""
     dense = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    if training.usable():
+        return math.sqrt(training.squares([_readable(gradient) for gradient in dense]))
     squares = 0.0
     for parts in pieces(dense):
         for _, _, part in parts:
