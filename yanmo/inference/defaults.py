@@ -58,3 +58,17 @@ def _bad_words(values: dict[str, Any], size: int, source: Path) -> tuple[int, ..
     if any(len(w) != 1 for w in words):
         warnings.warn(f"{source}: bad_words_ids of several tokens are not applied", stacklevel=2)
     return tuple(i for w in words if len(w) == 1 for i in _ids(w, "bad_words_ids", size, source))
+
+
+def generation_values(ends: Ends, config: TransformerConfig | RecurrentConfig) -> dict[str, Any]:
+    """What generation_config.json says of a model."""
+    values: dict[str, Any] = {
+        "bos_token_id": config.bos_id,
+        "eos_token_id": sorted(ends.eos_ids) if len(ends.eos_ids) > 1 else next(iter(ends.eos_ids), None),
+        "pad_token_id": config.pad_id,
+        "decoder_start_token_id": ends.start_id,
+        "forced_bos_token_id": ends.forced_first_id,
+        "forced_eos_token_id": ends.forced_last_id,
+        "bad_words_ids": [[i] for i in ends.never_ids] or None,
+    }
+    return {k: v for k, v in values.items() if v is not None}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from yanmo.errors import InputError
 from yanmo.inference.sampling import Sampling, choose, generators_for, penalise
+from yanmo.inference.step import Step, can_step
 from yanmo.models.protocol import LanguageModel
 
 DEFAULT_NEW_TOKENS = 256
@@ -118,6 +119,7 @@ class _Start:
 
     def __init__(self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends) -> None:
         self.network = network
+        self._recorded: Step | None = None
         self.device = next(network.parameters()).device  # type: ignore[attr-defined]
         self.memory = self.memory_mask = None
         ids, mask = pad(prompts, self.device)
@@ -150,7 +152,11 @@ class _Start:
         return self.network.logits(last).float()
 
     def step(self, ids: list[int]) -> Tensor:
-        """Feed one id per row."""
+        """Feed one id per row: a packed decoder in one native call (step.py), any other layer by layer."""
+        if self._recorded is None and can_step(self.network):
+            self._recorded = Step(self.network)  # type: ignore[arg-type]
+        if self._recorded is not None and len(ids) <= self._recorded.most_rows:
+            return self._recorded(torch.tensor(ids), self.cache)
         return self._decode(torch.tensor(ids, device=self.device)[:, None], None)
 
     def keep(self, places: list[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,15 +18,19 @@ from yanmo.errors import FileError, InputError, nearest
 from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
 from yanmo.gguf import is_gguf, read_header
 from yanmo.hub import resolve
-from yanmo.inference.defaults import read_ends
+from yanmo.inference.defaults import generation_values, read_ends
 from yanmo.inference.generate import Ends, Options, Token, generate_ids
 from yanmo.inference.sampling import Sampling
 from yanmo.inference.text import Generation, TextRow
 from yanmo.models.adapterfiles import is_adapter
 from yanmo.models.adapterloading import open_adapter
-from yanmo.models.checkpoint import Network, load_network, save_network
+from yanmo.models.checkpoint import Network, load_network, packed_entry, save_network
 from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
+from yanmo.models.packed import count_parameters
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from yanmo.inference.quantize import Bits
 
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
 SAMPLING = tuple(Sampling.__dataclass_fields__)
@@ -41,13 +45,15 @@ def load(
     revision: str | None = None,
     head: Head | None = None,
     labels: Sequence[str] = (),
+    bits: int | None = None,
     allow_unknown: bool = False,
 ) -> Model:
     """Load a model folder, a run folder, an adapter folder, a .gguf file, or a hub id (downloaded once, then cached).
 
     An adapter folder (PEFT's format) brings the base that it names.
 
-    dtype: None keeps the stored one. device: None takes a GPU where there is one. head: see checkpoint.load_network.
+    dtype: None keeps the stored one. device: None takes a GPU where there is one, a CPU for packed matrices. head: see
+    checkpoint.load_network. bits: 8 or 4 packs the matrices (docs/quantize.md).
     Raises yanmo.Error with the file, the value and the remedy.
     """
     if isinstance(dtype, str):
@@ -58,7 +64,8 @@ def load(
     if not folder.is_dir() and not is_gguf(folder):
         raise FileError(f"{folder}: one file, and no GGUF file, where a model folder is needed")
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        packed = bits is not None or packed_entry(folder) is not None
+        device = "cuda" if torch.cuda.is_available() and not packed else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "device": device, "head": head, "labels": tuple(labels)}
     tokenizer = _tokenizer(folder)
     if is_adapter(folder):
@@ -72,7 +79,8 @@ def load(
             "a text that uses the rest is refused",
             stacklevel=2,
         )
-    return Model(network, tokenizer, read_ends(folder, network.config), folder)
+    model = Model(network, tokenizer, read_ends(folder, network.config), folder)
+    return model if bits is None else model.quantize(bits)
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
@@ -98,7 +106,7 @@ class Model:
         self.folder = folder
 
     def __repr__(self) -> str:
-        config, count = self.config, sum(p.numel() for p in self.network.parameters())
+        config, count = self.config, count_parameters(self.network)
         return f"Model({self.network.family or type(self.network).__name__}, {config.kind}, {count:,} parameters)"
 
     @property
@@ -114,6 +122,16 @@ class Model:
                 f"{self.folder}: no tokenizer there (tokenizer.json, vocab or .model); copy it into the folder"
             )
         return self._tokenizer
+
+    def quantize(self, bits: Bits | int = 8) -> Model:
+        """Pack the matrices in 8 or 4 bits, in place, for inference on a CPU, and return the model (docs/quantize.md).
+
+        What it loses and gains is measured by `yanmo quantize`. Raises InputError for what cannot be packed.
+        """
+        from yanmo.inference.quantize import quantize
+
+        quantize(self.network, bits)  # type: ignore[arg-type]
+        return self
 
     @torch.inference_mode()
     def logits(
@@ -323,7 +341,7 @@ class Model:
             save_network(self.network, folder, family=family)
             if self._tokenizer is not None:
                 self._tokenizer.save(folder)
-            write_json(folder / "generation_config.json", generation | _generation_values(self.ends, self.config))
+            write_json(folder / "generation_config.json", generation | generation_values(self.ends, self.config))
             if card:
                 write_atomic(folder / "README.md", card)
 
@@ -342,16 +360,3 @@ def _options(options: dict[str, Any]) -> Options:
         raise InputError(f"generate has no option {unknown[0]!r}{nearest(unknown[0], [*known, 'stop'])}")
     sampling = Sampling(**{k: v for k, v in options.items() if k in SAMPLING and v is not None})
     return Options(sampling=sampling, **{k: v for k, v in options.items() if k not in SAMPLING and v is not None})
-
-
-def _generation_values(ends: Ends, config: TransformerConfig | RecurrentConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "bos_token_id": config.bos_id,
-        "eos_token_id": sorted(ends.eos_ids) if len(ends.eos_ids) > 1 else next(iter(ends.eos_ids), None),
-        "pad_token_id": config.pad_id,
-        "decoder_start_token_id": ends.start_id,
-        "forced_bos_token_id": ends.forced_first_id,
-        "forced_eos_token_id": ends.forced_last_id,
-        "bad_words_ids": [[i] for i in ends.never_ids] or None,
-    }
-    return {k: v for k, v in values.items() if v is not None}

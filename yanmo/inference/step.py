@@ -25,24 +25,24 @@ from yanmo.kernels.ops import ACTIVATIONS, TYPES
 from yanmo.models import layers
 from yanmo.models.cache import Cache
 from yanmo.models.layers import Norm, rotation_at
-from yanmo.models.packed import PackedEmbedding, PackedLinear, PackedWords
+from yanmo.models.packed import PackedEmbedding, PackedLinear, PackedWords, packed_matrices
 from yanmo.models.transformer import DecoderLayer, Stack, Transformer
 
 LINEAR, NORM, ADD, ACTIVATE, ROTATE, APPEND, ATTEND = range(7)  # Kind of step.cpp
 NAMES = {function: name for name, function in layers.ACTIVATIONS.items()}
 
 
-def can_step(network: nn.Module) -> bool:
+def can_step(network: object) -> bool:
     """Whether `Step` can record this network: a packed decoder alone, on a machine with the native library."""
-    return (
-        isinstance(network, Transformer)
-        and isinstance(network.embedding, PackedEmbedding)
-        and network.embedding.matrix.panels.ndim > 2  # packed for the library
-        and network.config.kind == "decoder"
-        and network.config.head == "causal"
-        and network.config.position != "relative"
-        and native.library() is not None
+    if not isinstance(network, Transformer) or not isinstance(network.embedding, PackedEmbedding):
+        return False
+    config = network.config
+    fits = config.kind == "decoder" and config.head == "causal" and config.position != "relative"
+    whole = isinstance(network.head.adapted, PackedWords) and not any(
+        isinstance(m, nn.Linear) for m in network.modules()
     )
+    laid = all(matrix.panels.ndim > 2 for matrix in packed_matrices(network).values())  # packed for the library
+    return fits and whole and laid and native.library() is not None
 
 
 class Step:

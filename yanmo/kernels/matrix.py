@@ -5,6 +5,7 @@
     Matrix                       values, scales and how they lie; `shape_of`, `size_of` before there is one
     pack_rows, pack_groups       float (O, I) → Matrix: 8 bits with a scale for each output; 4 or 8 for each group
     pack_blocks                  the blocks of a GGUF file, Q4_0 or Q8_0 → Matrix, the same bytes in another order
+    in_panels                    as the library reads it, where it was packed without one
     codes_of, dense, rows_of     Matrix → whole numbers and scales; float (O, I); some of its rows (an embedding)
 
 Formats, all symmetric, and their bytes with P = ⌈O/16⌉ and inputs filled up to a multiple of 64 ("rows") or 32:
@@ -92,8 +93,15 @@ def pack_rows(weight: Tensor) -> Matrix:
 def matrix_of_rows(values: Tensor, scales: Tensor) -> Matrix:
     """Values (O, I) int8 without -128, and scales (O,) float32 → rows8; without the library they stay as they are."""
     outputs, inputs = values.shape
-    if native.library() is None:
-        return Matrix("rows8", outputs, inputs, values, scales, values.sum(1, dtype=torch.int32))
+    plain = Matrix("rows8", outputs, inputs, values, scales, values.sum(1, dtype=torch.int32))
+    return plain if native.library() is None else in_panels(plain)
+
+
+def in_panels(matrix: Matrix) -> Matrix:
+    """The matrix as the library reads it, whether the library is there or not."""
+    if matrix.panels.ndim > 2:
+        return matrix
+    outputs, inputs, values, scales = matrix.outputs, matrix.inputs, matrix.panels, matrix.scales
     shape = shape_of(outputs, inputs, "rows8")
     padded = F.pad(values, (0, filled(inputs, "rows8") - inputs, 0, shape[0] * LANES - outputs))
     sums = padded.sum(1, dtype=torch.int32)

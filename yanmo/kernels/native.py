@@ -4,7 +4,8 @@
     why_absent     one sentence, for `yanmo doctor`
     levels, level, using     the levels of this processor, plainest first; the one in use; another one for a while
 
-YANMO_KERNELS: "off" uses the twins alone; the name of a level (plain, avx2, avxvnni, avx512, amx, neon) goes no further up.
+YANMO_KERNELS: "off" uses the twins alone; the name of a level (plain, avx2, avxvnni, avx512, amx, neon) goes no
+further up.
 It is read once, when a kernel is first used.
 """
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from yanmo.errors import ConfigError, FileError, InputError, nearest
 from yanmo.files import read_json_object, write_json
 from yanmo.gguf import is_gguf, read_header
+from yanmo.models import packedfiles
 from yanmo.models.config import LABEL_HEADS, Head, RecurrentConfig, TransformerConfig
 from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Family, Foreign, Rule
@@ -47,6 +48,8 @@ def load_config(
     if not path.is_file():
         raise FileError(f"{path}: no such file; a model folder has a config.json")
     values = read_json_object(path)
+    if packedfiles.entry_of(values, path) is not None:
+        values.pop(packedfiles.KEY)  # of the weights alone
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
@@ -96,6 +99,14 @@ def load_network(
     training, in place of the stored rates; those that are 0 stay so, but the residual stream's. Raises FileError and
     ConfigError, with every disagreement in one sentence.
     """
+    entry = packed_entry(folder)
+    if entry is not None:
+        if head is not None or dropout is not None or dtype is not None or torch.device(device).type != "cpu":
+            raise InputError(
+                f"{folder}: its matrices are packed for inference on a CPU in {entry['computes_in']}, and cannot be "
+                "trained, converted or moved; load the folder that it was made of"
+            )
+        return _load_packed(Path(folder), entry, allow_unknown=allow_unknown)
     header = read_header(folder) if is_gguf(folder) else None
     if header is None:
         family, config = load_config(folder, head=head, labels=labels, allow_unknown=allow_unknown)
@@ -126,6 +137,23 @@ def load_network(
         network = network.to_empty(device=device)
         _fill(network, plan, weights, extra)
     return network.eval()
+
+
+def packed_entry(folder: str | Path) -> dict[str, Any] | None:
+    """What config.json says of packed matrices; None for other folders, files and what is no model."""
+    path = Path(folder) / "config.json"
+    return packedfiles.entry_of(read_json_object(path), path) if path.is_file() else None
+
+
+def _load_packed(folder: Path, entry: dict[str, Any], *, allow_unknown: bool) -> Transformer:
+    family, config = load_config(folder, allow_unknown=allow_unknown)
+    if not isinstance(config, TransformerConfig):
+        raise ConfigError(f"{folder}: only Transformers are packed; fetch the folder again")
+    with torch.device("meta"):
+        network = Transformer(config)
+    network.family = family.model_type
+    with open_weights(folder) as weights:
+        return packedfiles.fill(network, entry, weights)
 
 
 def build(config: Config) -> Network:
@@ -274,8 +302,12 @@ def save_network(network: Network, folder: Path, *, family: str = "") -> None:
     check_no_adapter_is_lost(network)
     values = config_values(network, FAMILIES[name])
     values["dtype"] = str(network.dtype).removeprefix("torch.")
-    write_json(folder / "config.json", values)
-    save_weights(named_tensors(network, FAMILIES[name]), folder)
+    entry = packedfiles.entry_for(network) if isinstance(network, Transformer) else None
+    write_json(folder / "config.json", values if entry is None else values | {packedfiles.KEY: entry})
+    if entry is not None and isinstance(network, Transformer):
+        save_weights(packedfiles.tensors_for(network), folder)
+    else:
+        save_weights(named_tensors(network, FAMILIES[name]), folder)
 
 
 def named_tensors(network: Network, family: Family) -> Iterator[tuple[str, Tensor]]:
