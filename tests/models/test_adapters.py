@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.training.small import batch, corpus, equal, network, weights
+from tests.models.moved import labelled, logits, moved, names, near
+from tests.training.small import corpus, equal, network, weights
 from yanmo.errors import ConfigError, InputError
 from yanmo.inference.model import Model
 from yanmo.models.adapters import (
@@ -24,7 +24,6 @@ from yanmo.models.adapters import (
 )
 from yanmo.models.checkpoint import load_network
 from yanmo.models.config import TransformerConfig
-from yanmo.models.initial import initialise
 from yanmo.models.lowrank import Projection, board_of, selected, slots
 from yanmo.models.transformer import Transformer
 from yanmo.runs import open_run
@@ -34,46 +33,6 @@ from yanmo.training.objectives import causal
 from yanmo.training.optimizer import Optimizer
 
 ALL = ("all", "head")
-IDS = batch(3, 8, seed=4).ids
-
-
-def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(model.decode(ids))
-
-
-def moved(kind: str = "qwen3", config: AdapterConfig | None = None, **options: Any) -> Any:
-    """A network with an adapter that changes something."""
-    model = network(kind, **options)
-    add_adapter(model, config or AdapterConfig(rank=2))
-    move(model)
-    return model
-
-
-def move(model: Any, seed: int = 1) -> None:
-    """Change the trainable weights."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-
-
-def near(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Within 1e-5 of the largest value."""
-    assert (one - other).abs().max() < 1e-5 * max(1.0, float(other.abs().max()))
-
-
-def names(model: Any) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def labelled(**options: Any) -> Transformer:
-    """An encoder with a label head whose dense layer is part of the head."""
-    values: dict[str, Any] = {"vocab_size": 61, "width": 16, "n_heads": 2, "ffn_width": 24, "encoder_layers": 2}
-    model = Transformer(TransformerConfig(**values, head="sequence", labels=("a", "b", "c"), **options))
-    initialise(model, torch.Generator().manual_seed(0))
-    return model.eval()
 
 
 # --- which matrices
@@ -246,117 +205,6 @@ def test_the_same_seed_gives_the_same_bytes_and_touches_no_other_generator() -> 
         add_adapter(models[-1], AdapterConfig(), seed=seed)
         assert torch.equal(torch.rand(3), expected)
     assert equal(weights(models[0]), weights(models[1])) and not equal(weights(models[0]), weights(models[2]))
-
-
-# --- several adapters
-
-
-def test_two_adapters_do_not_disturb_each_other() -> None:
-    model = network()
-    plain, expected = logits(model), {}
-    for name, kind in (("one", "lora"), ("two", "dora")):
-        alone = network()
-        add_adapter(alone, AdapterConfig(rank=2, kind=kind, targets=ALL), name)  # type: ignore[arg-type]
-        move(alone)
-        expected[name] = logits(alone)
-        add_adapter(model, AdapterConfig(rank=2, kind=kind, targets=ALL), name)  # type: ignore[arg-type]
-        move(model)
-    for name in ("one", "two", "one"):
-        set_adapter(model, name)
-        assert torch.equal(logits(model), expected[name])
-        assert {n.split(".adapters.")[1].split(".")[0] for n in names(model)} == {name}
-    set_adapter(model, None)
-    assert torch.equal(logits(model), plain) and not names(model)
-    drop_adapter(model, "one")
-    set_adapter(model, "two")
-    assert torch.equal(logits(model), expected["two"])
-    with pytest.raises(InputError, match="no adapter 'one'; there are two"):
-        set_adapter(model, "one")
-
-
-def test_an_adapter_on_other_matrices_leaves_the_first_where_it_was() -> None:
-    model = moved(config=AdapterConfig(targets=("query",)))
-    expected = logits(model)
-    add_adapter(model, AdapterConfig(targets=("up",)), "other")
-    move(model)
-    assert not torch.equal(logits(model), expected)
-    set_adapter(model, "default")
-    assert torch.equal(logits(model), expected)
-
-
-def test_a_call_and_each_of_its_rows_can_choose() -> None:
-    model = network()
-    plain = logits(model)
-    add_adapter(model, AdapterConfig(rank=2), "one")
-    move(model)
-    add_adapter(model, AdapterConfig(rank=3, kind="dora", modules_to_save=("embedding",)), "two")
-    move(model, 2)
-    two = logits(model)
-    with selected(model, "one"):
-        one = logits(model)
-        with selected(model, None):
-            assert torch.equal(logits(model), plain)
-        assert torch.equal(logits(model), one)
-    assert torch.equal(logits(model), two) and not torch.equal(one, two)
-    for chosen in (["two", None, "one"], ["one", "two", "one"]):
-        with selected(model, chosen):
-            rows = logits(model)
-        for row, name in enumerate(chosen):
-            assert (rows[row] - {"one": one, "two": two, None: plain}[name][row]).abs().max() < 1e-6
-    with selected(model, ["one"]), pytest.raises(InputError, match="chosen for 1 rows, and this call has 3"):
-        logits(model)
-    with pytest.raises(InputError, match="no adapter 'three'"), selected(model, ["one", "three"]):
-        pass
-
-
-def test_the_choice_of_a_call_is_its_thread_s_alone() -> None:
-    model = moved()
-    expected = logits(model)
-    seen: list[torch.Tensor] = []
-    with selected(model, None):
-        thread = threading.Thread(target=lambda: seen.append(logits(model)))
-        thread.start()
-        thread.join()
-        assert not torch.equal(logits(model), expected)
-    assert torch.equal(seen[0], expected)
-
-
-def test_an_adapter_does_not_break_a_compiled_graph() -> None:
-    model = moved(config=AdapterConfig(rank=2, targets=ALL, kind="dora"))
-    torch._dynamo.reset()
-    run = torch.compile(lambda ids: model.logits(model.decode(ids)), backend="eager", fullgraph=True)
-    with torch.no_grad():
-        near(run(IDS), logits(model))
-        set_adapter(model, None)
-        near(run(IDS), logits(model))
-    torch._dynamo.reset()
-
-
-def test_label_heads_belong_to_their_adapter() -> None:
-    model = labelled()
-    expected = {}
-
-    def scores() -> torch.Tensor:
-        with torch.no_grad():
-            return model.scores(model.encode(IDS), IDS)
-
-    expected[None] = scores()
-    for name in ("one", "two"):
-        add_adapter(model, AdapterConfig(rank=2), name)
-        move(model)
-        expected[name] = scores()  # type: ignore[index]
-    with selected(model, ["two", "one", None]):
-        rows = scores()
-    for row, name in enumerate(("two", "one", None)):
-        assert (rows[row] - expected[name][row]).abs().max() < 1e-6  # type: ignore[index]
-
-
-def test_generation_uses_the_adapter_with_its_cache() -> None:
-    model = moved(config=AdapterConfig(rank=2, targets=ALL))
-    cache = model.new_cache(3, 8)
-    with torch.no_grad():
-        steps = [model.logits(model.decode(IDS[:, i : i + 1], cache=cache)) for i in range(8)]
-    near(torch.cat(steps, 1), logits(model))
 
 
 # --- merged, taken away, copied
