@@ -1,0 +1,112 @@
+"""What a model in fewer bits gives and costs, measured on this machine and on a text of the user's.
+
+In: a model, bits, a text. Out: figures before and after.
+
+    compare      measure → pack in place → measure
+    measure      one model: bytes of its weights, speed, bits per byte of the text, its likeliest token at each place
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yanmo.errors import InputError
+from yanmo.inference.generate import Ends, Options, generate_ids
+from yanmo.inference.model import Model
+from yanmo.inference.quantize import Bits
+from yanmo.models.packed import count_parameters, packed_bytes, packed_matrices
+
+ROW = 256  # tokens that are read together; the text is cut into rows of so many
+MAX_TOKENS = 16_384  # of the text
+PROMPT, WRITTEN, TURNS = 16, 32, 3  # tokens of a prompt, tokens written after it, times
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one model. speed: tokens written in a second, one text at a time. Without a text there are no bits per byte."""
+
+    nbytes: int
+    speed: float
+    bits_per_byte: float | None
+    likeliest: Tensor | None
+
+    def agreement(self, other: Figures) -> float | None:
+        """The share of places at which both have the same likeliest token."""
+        if self.likeliest is None or other.likeliest is None:
+            return None
+        return float((self.likeliest == other.likeliest).float().mean())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What packing changed. formats: how many matrices are in each; tokens: of the text that was read."""
+
+    parameters: int
+    before: Figures
+    after: Figures
+    formats: dict[str, int]
+    tokens: int
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of places at which the likeliest token is still the same."""
+        return self.before.agreement(self.after)
+
+
+def compare(model: Model, bits: Bits | int = 8, text: str = "") -> Comparison:
+    """Pack a model in place and measure it before and after; the first MAX_TOKENS of the text are read.
+
+    Raises InputError for a model that does not write, for what cannot be packed, and a text of less than two tokens.
+    """
+    model.check_writes()
+    if model.config.kind != "decoder":
+        raise InputError(f"a {model.config.kind} is packed by Model.quantize, and measured here are decoders alone")
+    ids = model.tokenizer.encode(text)[:MAX_TOKENS] if text else []
+    if text and len(ids) < 2:
+        raise InputError(f"the text has {len(ids)} tokens, and at least 2 are needed; give a longer one")
+    before = measure(model, ids)
+    model.quantize(bits)
+    after = measure(model, ids)
+    found = {id(m): m.format for m in packed_matrices(model.network).values()}
+    return Comparison(count_parameters(model.network), before, after, dict(Counter(found.values())), len(ids))
+
+
+@torch.inference_mode()
+def measure(model: Model, ids: list[int]) -> Figures:
+    """The figures of a decoder on the ids of a text, of which the first is not predicted; see `Figures`."""
+    network = model.network
+    nbytes = packed_bytes(network) + sum(p.nbytes for p in network.parameters())
+    if not ids:
+        return Figures(nbytes, _speed(model), None, None)
+    room = min(ROW, getattr(model.config, "max_positions", 0) or ROW)
+    likeliest: list[Tensor] = []
+    loss = 0.0
+    for start in range(0, len(ids) - 1, room):
+        row = torch.tensor([ids[start : start + room + 1]])
+        shares = network.logits(network.decode(row[:, :-1])).float().log_softmax(-1)[0]
+        loss -= float(shares.gather(1, row[0, 1:, None]).double().sum())
+        likeliest.append(shares.argmax(-1))
+    n_bytes = len(model.tokenizer.decode(ids[1:], skip_special_tokens=False).encode("utf-8"))
+    return Figures(nbytes, _speed(model), loss / math.log(2) / n_bytes, torch.cat(likeliest))
+
+
+def _speed(model: Model) -> float:
+    """Tokens in a second, the median of TURNS texts, the first one left out."""
+    vocabulary, room = model.config.vocab_size, getattr(model.config, "max_positions", 0) or 2**31
+    prompt = list(itertools.islice(itertools.cycle(range(vocabulary)), min(PROMPT, max(room - WRITTEN, 1))))
+    rates = []
+    for _ in range(TURNS + 1):
+        steps = generate_ids(model.network, [prompt], Options(max_new_tokens=min(WRITTEN, room - len(prompt))), Ends())
+        next(steps)
+        start = time.perf_counter()
+        written = sum(1 for _ in steps)
+        rates.append(written / max(time.perf_counter() - start, 1e-9))
+    return statistics.median(rates[1:])
