@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "BusyError": "yanmo.errors",
     "ConfigError": "yanmo.errors",
     "Corpus": "yanmo.corpus.build",
     "Document": "yanmo.corpus.documents",
+    "Engine": "yanmo.inference.engine",
     "Error": "yanmo.errors",
     "FileError": "yanmo.errors",
     "Generation": "yanmo.inference.text",
     "InputError": "yanmo.errors",
+    "Limits": "yanmo.inference.requests",
     "MissingExtra": "yanmo.errors",
     "Model": "yanmo.inference.model",
     "NGram": "yanmo.corpus.ngram",
@@ -49,13 +52,16 @@ PUBLIC = {
 }
 
 __all__ = [
+    "BusyError",
     "ConfigError",
     "Corpus",
     "Document",
+    "Engine",
     "Error",
     "FileError",
     "Generation",
     "InputError",
+    "Limits",
     "MissingExtra",
     "Model",
     "NGram",
@@ -85,9 +91,11 @@ if TYPE_CHECKING:
     from yanmo.corpus.documents import Document
     from yanmo.corpus.ngram import NGram
     from yanmo.corpus.text import read_documents
-    from yanmo.errors import ConfigError, Error, FileError, InputError, MissingExtra, NetworkError
+    from yanmo.errors import BusyError, ConfigError, Error, FileError, InputError, MissingExtra, NetworkError
     from yanmo.finetune import finetune
+    from yanmo.inference.engine import Engine
     from yanmo.inference.model import Model, load
+    from yanmo.inference.requests import Limits
     from yanmo.inference.text import Generation
     from yanmo.machine import doctor
     from yanmo.models.config import RecurrentConfig, TransformerConfig

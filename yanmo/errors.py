@@ -5,6 +5,7 @@
     ├── ConfigError       a config.json or recipe: an unknown key, a value outside its range, a contradiction
     ├── FileError         a file or folder that is missing, damaged, foreign or hostile
     ├── NetworkError      a download that was asked for and did not arrive
+    ├── BusyError         a queue that is full; the same request may be taken later
     └── MissingExtra      an optional package is absent; the sentence names the pip command
 
 The command line prints the sentence and ends with exit code 2. Anything else that escapes is a defect of Yanmo.
@@ -41,6 +42,10 @@ class FileError(Error, OSError):
 
 class NetworkError(Error, OSError):
     """A download that was asked for and did not arrive."""
+
+
+class BusyError(Error, RuntimeError):
+    """A queue that is full; the same request may be taken later."""
 
 
 class MissingExtra(Error, ImportError):

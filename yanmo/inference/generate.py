@@ -6,6 +6,7 @@ In: prompts as ids. Out: a generator of steps, each with the new id of every row
 
     Options, Ends     what the caller wants; what the model's folder says
     generate_ids      prompts → steps: prefill, then one token per row and step
+    scored, tokens_of what stands between logits and tokens; the engine uses the same two
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yanmo.errors import InputError
+from yanmo.errors import InputError, nearest
 from yanmo.inference.sampling import Sampling, choose, generators_for, penalise
 from yanmo.inference.step import Step, can_step
 from yanmo.models.protocol import LanguageModel
@@ -55,6 +56,17 @@ class Options:
         return DEFAULT_NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
 
 
+def options_of(given: dict[str, Any]) -> Options:
+    """Checked Options from keywords, those of Sampling among them; an unknown one is an InputError."""
+    sampling, own = Sampling.__dataclass_fields__, [k for k in Options.__dataclass_fields__ if k != "sampling"]
+    for name in given:
+        if name not in sampling and name not in own:
+            raise InputError(f"generate has no option {name!r}{nearest(name, [*sampling, *own, 'stop'])}")
+    chosen = {k: v for k, v in given.items() if v is not None}
+    settings = Sampling(**{k: v for k, v in chosen.items() if k in sampling})
+    return Options(sampling=settings, **{k: v for k, v in chosen.items() if k in own})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ends:
     """What the model's folder says about where texts start and end."""
@@ -87,16 +99,18 @@ def generate_ids(
     rows = [list(p) for p in prompts for _ in range(options.n)]
     generators = generators_for(options.seed, len(prompts), options.n)
     texts: list[list[int]] = [[] for _ in rows]
-    state = _Start(network, rows, options, ends)
+    state = Start(network, rows, options, ends)
     active = [row for row in range(len(rows)) if state.limits[row] > 0]
     logits = state.logits
     if len(active) < len(rows):
         logits = logits[torch.tensor(active, dtype=torch.long, device=logits.device)]
         state.keep(active)
     while active:
-        scores = _scores(logits, active, rows, texts, state, options, ends)
+        written = [texts[row] for row in active]
+        before = [counted(network, rows[row], ends) for row in active]
+        scores = scored(logits, before, written, [state.limits[row] for row in active], options.sampling, ends)
         ids = choose(scores, options.sampling, [generators[row] for row in active]).tolist()
-        tokens = _tokens(active, ids, logits, options)
+        tokens = tokens_of(active, ids, logits, options.logprobs)
         for token in tokens:
             texts[token.row].append(token.id)
             if token.id in ends.eos_ids:
@@ -114,7 +128,7 @@ def generate_ids(
         logits = state.step(ids)
 
 
-class _Start:
+class Start:
     """The memory and cache after the prompts; `step` feeds one token per row and returns the next logits (B, V)."""
 
     def __init__(self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends) -> None:
@@ -130,14 +144,7 @@ class _Start:
                 raise InputError("the model does not say with which token its decoder starts (decoder_start_token_id)")
             ids = torch.full((len(prompts), 1), ends.start_id, device=self.device)
             mask, lengths = None, [1] * len(prompts)
-        if not min(lengths, default=1):
-            raise InputError("an empty prompt, and a tokenizer without a token to begin with; write something")
-        room = (
-            network.config.max_positions if getattr(network.config, "position", "") in ("learned", "sinusoidal") else 0
-        )
-        if room and max(lengths) >= room:
-            raise InputError(f"the prompt has {max(lengths)} tokens, the model has positions for {room}; shorten it")
-        self.limits = [min(options.new_tokens(n), room - n if room else 2**62) for n in lengths]
+        self.limits = [limit_of(network, n, options) for n in lengths]
         self.cache: Any = network.new_cache(len(prompts), max(lengths) + min(max(self.limits), 4096))
         self.logits = self._decode(ids, mask)
 
@@ -167,6 +174,22 @@ class _Start:
             self.memory, self.memory_mask = self.memory[rows], self.memory_mask[rows]
 
 
+def positions_held(network: LanguageModel) -> int:
+    """How many tokens a text of the model can have; 0: no table of positions limits it."""
+    config = network.config
+    return config.max_positions if getattr(config, "position", "") in ("learned", "sinusoidal") else 0
+
+
+def limit_of(network: LanguageModel, length: int, options: Options) -> int:
+    """How many tokens may follow `length` tokens of a decoder; InputError where none can or nothing stands there."""
+    if not length:
+        raise InputError("an empty prompt, and a tokenizer without a token to begin with; write something")
+    room = positions_held(network)
+    if room and length >= room:
+        raise InputError(f"the prompt has {length} tokens, the model has positions for {room}; shorten it")
+    return min(options.new_tokens(length), room - length if room else 2**62)
+
+
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
     """Return ids (B, T), shorter rows filled on the right with 0, and their mask (None where all are equally long)."""
     length = max((len(r) for r in rows), default=0)
@@ -179,31 +202,34 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tu
     return ids.to(device), None if even else mask.to(device)
 
 
-def _scores(
+def counted(network: LanguageModel, prompt: list[int], ends: Ends) -> list[int]:
+    """The tokens besides the text that a repetition penalty counts: a source may well be repeated."""
+    if network.config.kind != "encoder-decoder":
+        return prompt
+    return [] if ends.start_id is None else [ends.start_id]
+
+
+def scored(
     logits: Tensor,
-    active: list[int],
-    prompts: list[list[int]],
-    texts: list[list[int]],
-    state: _Start,
-    options: Options,
+    before: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    sampling: Sampling,
     ends: Ends,
 ) -> Tensor:
-    """The logits after penalties and after what the model's folder forbids or forces."""
-    scores = logits
-    if options.sampling.penalises:
-        # an encoder-decoder repeats its own text; the source may well be repeated
-        before = [
-            [ends.start_id] if state.memory is not None and ends.start_id is not None else prompts[r] for r in active
-        ]
-        scores = penalise(scores, before, [texts[r] for r in active], options.sampling)
+    """The logits (B, V) after penalties and after what the model's folder forbids or forces.
+
+    before: see `counted`; texts: the new tokens of each row so far; limits: how many each may have.
+    """
+    scores = penalise(logits, before, texts, sampling) if sampling.penalises else logits
     if ends.never_ids:
         scores = scores.clone() if scores is logits else scores
         scores[:, list(ends.never_ids)] = -torch.inf
-    for place, row in enumerate(active):
+    for place, (text, limit) in enumerate(zip(texts, limits)):
         forced = None
-        if ends.forced_first_id is not None and not texts[row]:
+        if ends.forced_first_id is not None and not text:
             forced = ends.forced_first_id
-        elif ends.forced_last_id is not None and len(texts[row]) + 1 == state.limits[row]:
+        elif ends.forced_last_id is not None and len(text) + 1 == limit:
             forced = ends.forced_last_id
         if forced is not None:
             scores = scores.clone() if scores is logits else scores
@@ -212,11 +238,12 @@ def _scores(
     return scores
 
 
-def _tokens(active: list[int], ids: list[int], logits: Tensor, options: Options) -> list[Token]:
-    if options.logprobs is None:
-        return [Token(row, id) for row, id in zip(active, ids)]
+def tokens_of(rows: Sequence[int], ids: Sequence[int], logits: Tensor, logprobs: int | None) -> list[Token]:
+    """The chosen ids of some rows with what is asked for of their logits (B, V)."""
+    if logprobs is None:
+        return [Token(row, id) for row, id in zip(rows, ids)]
     shares = logits.log_softmax(-1)
     chosen = shares.gather(1, torch.tensor(ids, device=shares.device)[:, None]).squeeze(1).tolist()
-    top = shares.topk(min(options.logprobs, shares.shape[-1]), dim=-1)
+    top = shares.topk(min(logprobs, shares.shape[-1]), dim=-1)
     pairs = [list(zip(i, v)) for i, v in zip(top.indices.tolist(), top.values.tolist())]
-    return [Token(row, id, p, best) for row, id, p, best in zip(active, ids, chosen, pairs)]
+    return [Token(row, id, p, best) for row, id, p, best in zip(rows, ids, chosen, pairs)]

@@ -1,7 +1,7 @@
 """A model that is ready to use: network, tokenizer, and what its folder says. This is what `yanmo.load` returns.
 
 load            a hub id, a model folder, a run folder, a .gguf file → Model
-Model           logits, hidden, attentions; generate, stream; save
+Model           logits, hidden, attentions; generate, stream, search, choices, engine; save
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from yanmo.errors import FileError, InputError, nearest
+from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
 from yanmo.gguf import is_gguf, read_header
 from yanmo.hub import resolve
 from yanmo.inference.defaults import generation_values, read_ends
-from yanmo.inference.generate import Ends, Options, Token, generate_ids
-from yanmo.inference.sampling import Sampling
-from yanmo.inference.text import Generation, TextRow
+from yanmo.inference.generate import Ends, Options, Token, generate_ids, options_of
+from yanmo.inference.text import Generation, TextRow, stops_of
 from yanmo.models.adapterfiles import is_adapter
 from yanmo.models.adapterloading import open_adapter
 from yanmo.models.checkpoint import Network, load_network, packed_entry, save_network
@@ -30,10 +29,11 @@ from yanmo.models.packed import count_parameters
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
+    from yanmo.inference.choices import Choice
+    from yanmo.inference.engine import Engine
     from yanmo.inference.quantize import Bits
 
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
-SAMPLING = tuple(Sampling.__dataclass_fields__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -113,6 +113,11 @@ class Model:
     def config(self) -> TransformerConfig | RecurrentConfig:
         """The definition of the network."""
         return self.network.config
+
+    @property
+    def tokenizer_or_none(self) -> Tokenizer | None:
+        """The tokenizer, where the folder has one."""
+        return self._tokenizer
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -262,7 +267,7 @@ class Model:
         self, prompts: Sequence[str], *, stop: str | Sequence[str] = (), **options: Any
     ) -> list[list[Generation]]:
         """The same as `generate`, with everything that is known of each text: n of them for each prompt."""
-        chosen = _options(options)
+        chosen = options_of(options)
         if not prompts:
             return []
         rows = self._rows(prompts, chosen, stop)
@@ -273,7 +278,7 @@ class Model:
 
     def stream(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
         """Continue one prompt piece by piece; no piece splits a character, and their sum is what `generate` returns."""
-        chosen = _options(options)
+        chosen = options_of(options)
         if chosen.n != 1:
             raise InputError(f"n is {chosen.n}, and a stream has one text; use generate")
         rows = self._rows([prompt], chosen, stop)
@@ -285,9 +290,33 @@ class Model:
         if rest:
             yield rest
 
+    def engine(self, **limits: int) -> Engine:
+        """Start an engine: many texts at once, from any thread or asyncio (docs/engine.md). limits: see Limits."""
+        from yanmo.inference.engine import Engine
+        from yanmo.inference.requests import limits_of
+
+        return Engine(self, limits_of(limits))
+
+    def choices(self, prompt: str, choices: Sequence[str]) -> list[Choice]:
+        """Score several continuations of one prompt (the targets of one source), in their order: see choices.py."""
+        from yanmo.inference.choices import choices as score
+
+        return score(self, prompt, choices)
+
+    def search(self, prompt: str | Sequence[str], **beams: Any) -> Any:
+        """The n best texts by beam search, best first, as Ranked; for a list of prompts a list of such lists.
+
+        beams (4), n (1), length_penalty (1.0), patience: see search.Beams. max_new_tokens, max_length: as `generate`.
+        """
+        from yanmo.inference.search import search
+
+        several, prompts = not isinstance(prompt, str), [prompt] if isinstance(prompt, str) else list(prompt)
+        found = search(self, prompts, beams)
+        return found if several else found[0]
+
     def _rows(self, prompts: Sequence[str], options: Options, stop: str | Sequence[str]) -> list[TextRow]:
         primed = self.config.kind == "decoder"
-        stops = _stops(stop)
+        stops = stops_of(stop)
         encoded = [self._encode(p) for p in prompts]
         return [TextRow(self.tokenizer, e, stops, primed=primed) for e in encoded for _ in range(options.n)]
 
@@ -305,10 +334,23 @@ class Model:
             ids = [] if first is None else [first]
         return ids
 
-    def _run(self, rows: list[TextRow], options: Options) -> Iterator[list[Token]]:
-        """Drive the reference loop, feed the rows, and end those whose text holds a stop string."""
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The ids of a prompt that is text or ids already; InputError for what is not of this model."""
+        if isinstance(prompt, str):
+            return self._encode(prompt)
+        ids = self._tensor(list(prompt), "prompt") if len(prompt) else torch.zeros((1, 0))
+        if len(ids) != 1:
+            raise InputError(f"prompt holds {len(ids)} rows of ids, and is to be one; submit each by itself")
+        return [int(i) for i in ids[0]]
+
+    def check_writes(self) -> None:
+        """InputError for a model that does not write text."""
         if self.config.kind == "encoder" or self.config.head != "causal":
             raise InputError(f"a model with the head {self.config.head!r} ({self.config.kind}) does not write text")
+
+    def _run(self, rows: list[TextRow], options: Options) -> Iterator[list[Token]]:
+        """Drive the reference loop, feed the rows, and end those whose text holds a stop string."""
+        self.check_writes()
         prompt_ids = [rows[i].prompt for i in range(0, len(rows), options.n)]
         with torch.inference_mode():
             steps = generate_ids(self.network, prompt_ids, options, self.ends)
@@ -344,19 +386,3 @@ class Model:
             write_json(folder / "generation_config.json", generation | generation_values(self.ends, self.config))
             if card:
                 write_atomic(folder / "README.md", card)
-
-
-def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(s, str) and s for s in stops):
-        raise InputError(f"stop is {stop!r}, and must be a string or several, none of them empty")
-    return stops
-
-
-def _options(options: dict[str, Any]) -> Options:
-    known = [*SAMPLING, *(k for k in Options.__dataclass_fields__ if k != "sampling")]
-    unknown = [k for k in options if k not in known]
-    if unknown:
-        raise InputError(f"generate has no option {unknown[0]!r}{nearest(unknown[0], [*known, 'stop'])}")
-    sampling = Sampling(**{k: v for k, v in options.items() if k in SAMPLING and v is not None})
-    return Options(sampling=sampling, **{k: v for k, v in options.items() if k not in SAMPLING and v is not None})

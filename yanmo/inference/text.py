@@ -6,8 +6,10 @@ A piece that could be the beginning of a stop string waits until it is known not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from yanmo.errors import InputError
 from yanmo.inference.generate import Token
 from yanmo.tokens.stream import StreamDecoder
 from yanmo.tokens.tokenizer import Tokenizer
@@ -17,8 +19,9 @@ from yanmo.tokens.tokenizer import Tokenizer
 class Generation:
     """One text that a model wrote.
 
-    finish: "stop" (an end token or a stop string) or "length". logprobs: natural logarithm of each token's probability
-    under the model alone; top: for each token the likeliest (text, logprob), as many as asked for.
+    finish: "stop" (an end token or a stop string), "length", or from an engine "cancelled". logprobs: natural logarithm
+    of each token's probability under the model alone; top: for each token the likeliest (text, logprob), as many as
+    asked for.
     """
 
     text: str
@@ -28,10 +31,20 @@ class Generation:
     top: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
 
 
-class TextRow:
-    """The text of one row as it grows."""
+def stops_of(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """Checked stop strings."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(s, str) and s for s in stops):
+        raise InputError(f"stop is {stop!r}, and must be a string or several, none of them empty")
+    return stops
 
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: tuple[str, ...], *, primed: bool = True) -> None:
+
+class TextRow:
+    """The text of one row as it grows; without a tokenizer its ids alone."""
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, prompt: list[int], stops: tuple[str, ...], *, primed: bool = True
+    ) -> None:
         self.prompt = prompt
         self.ids: list[int] = []
         self.logprobs: list[float] = []
@@ -39,11 +52,12 @@ class TextRow:
         self.finish = ""
         self._tokenizer = tokenizer
         self._stops = stops
-        self._stream = StreamDecoder(tokenizer)
+        self._stream = None if tokenizer is None else StreamDecoder(tokenizer)
         self._text = ""
         self._taken = 0
         self._cut = False  # a stop string was found
-        if primed:  # the first new piece depends on what stands before it: a space, half a character
+        # the first piece depends on what stands before it: a space, half a character
+        if primed and self._stream is not None:
             self._stream.prime(prompt)
 
     def push(self, token: Token, *, is_end: bool, rich: bool) -> None:
@@ -51,16 +65,19 @@ class TextRow:
         self.ids.append(token.id)
         if rich:
             self.logprobs.append(token.logprob)
-            self.top.append([(self._tokenizer.decode([id], skip_special_tokens=False), p) for id, p in token.top])
-        if not is_end:
+            self.top.append([(self._name(id), p) for id, p in token.top])
+        if not is_end and self._stream is not None:
             self._add(self._stream.push(token.id))
         if token.finish and not self.finish:
             self.finish = token.finish
 
     def close(self) -> None:
         """Write what is left of a character that never became whole."""
-        self._add(self._stream.finish())
+        self._add("" if self._stream is None else self._stream.finish())
         self.finish = self.finish or "length"
+
+    def _name(self, id: int) -> str:
+        return f"<{id}>" if self._tokenizer is None else self._tokenizer.decode([id], skip_special_tokens=False)
 
     def _add(self, piece: str) -> None:
         if self._cut or not piece:

@@ -63,6 +63,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: 
     return F.scaled_dot_product_attention(query, key, value, seen, dropout, visible.causal, scale=scale)
 
 
+def of_beams(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Visible, dropout: float) -> Tensor:
+    """`attention` of beams (B · n, H, 1, D) over one memory for each n of them, (B, K, S, D): n columns of one row."""
+    rows, heads, columns, width = query.shape
+    folded = query.reshape(key.shape[0], -1, heads, width).transpose(1, 2)  # (B, H, n, D)
+    assert columns == 1
+    return attention(folded, key, value, scale, visible, dropout).transpose(1, 2).reshape(rows, heads, 1, width)
+
+
 def positions_of(mask: Tensor) -> Tensor:
     """Return (B, T): how many tokens of its own document stand before each token; padding gets 0.
 
@@ -122,9 +130,14 @@ class Visible:
 
 
 def see_both_ways(mask: Tensor | None, memory_mask: Tensor | None) -> Visible:
-    """Every token of the same document: an encoder's own tokens, or a decoder's view of its memory."""
+    """Every token of the same document: an encoder's own tokens, or a decoder's view of its memory.
+
+    Where the rows of `mask` are the beams of fewer memories (see `of_beams`), they have one column without padding.
+    """
     if mask is None or memory_mask is None:
         return Visible()
+    if mask.shape[0] > memory_mask.shape[0]:
+        mask = mask[:: mask.shape[0] // memory_mask.shape[0]]
     return Visible((mask[:, :, None] == memory_mask[:, None, :])[:, None])
 
 
@@ -193,7 +206,8 @@ class Attention(nn.Module):
             query = rotate(query, rotation)
         key, value = self._keys(memory, given, rotation, cache)
         if record is None:
-            mixed = attention(query, key, value, self.scale, visible, self.dropout if self.training else 0.0)
+            mix = of_beams if query.shape[0] > key.shape[0] else attention
+            mixed = mix(query, key, value, self.scale, visible, self.dropout if self.training else 0.0)
         else:
             seen = visible.dense(query.shape[2], key.shape[2], query.device)
             mixed, weights = reference_attention(query, key, value, self.scale, seen, visible.bias)

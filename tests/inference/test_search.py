@@ -1,0 +1,150 @@
+"""Beam search finds the texts of transformers' beam search, each prompt as it would alone."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.inference.engines import writer
+from tests.models.tiny import VARIANTS, make, random_ids
+from yanmo.errors import InputError
+from yanmo.inference.defaults import read_ends
+from yanmo.inference.generate import Ends, Options
+from yanmo.inference.model import Model
+from yanmo.inference.search import Beams, search_ids
+from yanmo.models.checkpoint import load_network
+
+PATIENCE = {"first": True, "likely": False, "never": "never"}
+EARLY = {"marian": 1.5, "t5": 9.0, "gpt2": 5.0, "bart": 2.5}  # added to the end token, so that some texts end early
+
+
+def numbers(length: int, seed: int) -> list[int]:
+    return random_ids(1, length, seed=seed)[0].tolist()
+
+
+@pytest.fixture(scope="module", params=list(EARLY))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Model]:
+    """(variant, transformers' model, ours)."""
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    theirs = make(*VARIANTS[name], folder)
+    network = load_network(folder)
+    return name, theirs, Model(network, None, read_ends(folder, network.config))
+
+
+def expected(name: str, model: Any, prompt: list[int], beams: Beams, new: int) -> list[tuple[list[int], float]]:
+    start = len(prompt) if name == "gpt2" else 1
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        out = model.generate(
+            torch.tensor([prompt]),
+            num_beams=beams.beams,
+            num_return_sequences=beams.n,
+            length_penalty=float(beams.length_penalty),
+            early_stopping=PATIENCE[beams.patience],
+            max_length=start + new,
+            do_sample=False,
+            use_cache=name != "t5",  # transformers sizes T5's cache by its encoder
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    end = model.config.eos_token_id
+    found = []
+    for row, score in zip(out.sequences[:, start:].tolist(), out.sequences_scores.tolist()):
+        length = row.index(end) + 1 if end in row else new
+        found.append((row[:length], score))
+    return found
+
+
+@pytest.mark.parametrize("patience", PATIENCE)
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])
+def test_the_texts_are_those_of_transformers(pair: Any, patience: str, penalty: float) -> None:
+    name, theirs, ours = pair
+    prompts, new = [numbers(n, 40 + n) for n in (7, 3, 11, 1)], 11
+    beams = Beams(beams=4, n=3, length_penalty=penalty, patience=patience)
+    found = search_ids(ours.network, prompts, beams, Options(max_new_tokens=new), ours.ends)
+    for prompt, texts in zip(prompts, found, strict=True):
+        wanted = expected(name, theirs, prompt, beams, new)
+        assert [t.ids for t in texts] == [ids for ids, _ in wanted]
+        assert all(abs(t.score - score) < 1e-3 * max(1, abs(score)) for t, (_, score) in zip(texts, wanted))
+
+
+def test_texts_end_at_different_steps_and_prompts_leave_the_batch(pair: Any) -> None:
+    name, _, ours = pair
+    prompts = [numbers(n, n) for n in (5, 9, 2, 6, 6)]
+    shares = ours.logits(prompts[:1], **({} if name == "gpt2" else {"decoder_ids": [[ours.ends.start_id]]}))[0, -1]
+    often = frozenset(shares.topk(9).indices.tolist())  # tokens that come soon, taken for end tokens
+    ends = Ends(eos_ids=often, start_id=ours.ends.start_id)
+    beams, options = Beams(beams=3, n=2), Options(max_new_tokens=14)
+    together = search_ids(ours.network, prompts, beams, options, ends)
+    alone = [search_ids(ours.network, [prompt], beams, options, ends)[0] for prompt in prompts]
+    assert [[t.ids for t in texts] for texts in together] == [[t.ids for t in texts] for texts in alone]
+    assert len({len(texts[0].ids) for texts in together}) > 1, "some prompts end before others"
+
+
+@pytest.mark.parametrize("name", ["llama", "lstm", "qwen3-windows", "mt5"])
+def test_one_beam_is_greedy_and_more_find_likelier_texts(name: str) -> None:
+    model, prompt = writer(name), numbers(6, 3)
+    options, ends = Options(max_new_tokens=8), Ends(start_id=model.ends.start_id)
+    from tests.inference.engines import plain
+
+    greedy = Model(model.network, None, ends)
+    one = search_ids(model.network, [prompt], Beams(beams=1), options, ends)[0][0]
+    assert one.ids == plain(greedy, prompt, options)[0] and one.finish == "length"
+    many = search_ids(model.network, [prompt], Beams(beams=8, n=8, length_penalty=0.0), options, ends)[0]
+    scores = [text.score for text in many]
+    assert scores == sorted(scores, reverse=True) and len({tuple(t.ids) for t in many}) == 8
+    assert many[0].score >= one.score * 8 - 1e-4, "a score of one beam is a mean"
+
+
+def test_sources_stand_once_in_memory_whatever_the_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = writer("marian")
+    rows = []
+    decode = model.network.decode
+
+    def watched(ids: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+        out = decode(ids, *given, **more)
+        rows.append((len(ids), len(more["cache"].memory[0][0])))
+        return out
+
+    monkeypatch.setattr(model.network, "decode", watched)
+    prompts = [numbers(n, n) for n in (4, 8)]
+    search_ids(model.network, prompts, Beams(beams=5), Options(max_new_tokens=4), model.ends)
+    assert rows == [(2, 2), (10, 2), (10, 2), (10, 2)]
+
+
+def test_wrong_settings_are_one_sentence() -> None:
+    model = writer("llama")
+    for settings, named in [
+        ({"beams": 0}, "beams is 0"),
+        ({"n": 5}, "n is 5"),
+        ({"patience": "long"}, "patience is 'long'"),
+        ({"length_penalty": float("nan")}, "length_penalty"),
+    ]:
+        with pytest.raises(InputError, match=named):
+            Beams(**settings)
+    with pytest.raises(InputError, match="61 tokens; take fewer"):
+        search_ids(model.network, [[3]], Beams(beams=40), Options(), model.ends)
+    with pytest.raises(InputError, match="no sampling"):
+        search_ids(model.network, [[3]], Beams(), Options(seed=3), model.ends)
+    assert search_ids(model.network, [], Beams(), Options(), model.ends) == []
+    assert search_ids(model.network, [[3]], Beams(), Options(max_new_tokens=0), model.ends)[0][0].ids == []
+
+
+def test_a_models_own_doors(tmp_path: Path) -> None:
+    from benchmarks.b0 import make_model
+
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0}
+    make_model(pytest.importorskip("transformers"), tmp_path, **sizes)
+    import yanmo
+
+    model = yanmo.load(tmp_path)
+    best = model.search("The ink", beams=3, n=2, max_new_tokens=5)
+    assert len(best) == 2 and best[0].score >= best[1].score and isinstance(best[0].text, str)
+    assert model.search(["The ink"], beams=3, n=2, max_new_tokens=5) == [best]
+    with pytest.raises(InputError, match="nearest: 'beams'"):
+        model.search("The ink", beam=3)

@@ -1,0 +1,132 @@
+"""Guesses from the text itself: the same text with and without them, and none where they do not pay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.inference.engines import WRITERS, plain, same, writer
+from tests.models.tiny import random_ids
+from yanmo.inference.generate import Ends, Options
+from yanmo.inference.model import Model
+from yanmo.inference.sampling import Sampling
+from yanmo.inference.speculate import LONGEST_PAUSE, PAUSE, Controller, Lookup
+
+HOLD = 600
+
+
+def numbers(length: int, seed: int) -> list[int]:
+    return random_ids(1, length, seed=seed)[0].tolist()
+
+
+@pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], list[int]]:
+    """Guesses in every step: prompt → what is guessed, every second time with one wrong token."""
+    known: dict[tuple[int, ...], list[int]] = {}
+
+    def guess(lookup: Lookup, most: int) -> list[int]:
+        for prompt, text in known.items():
+            place = len(lookup.tokens) - len(prompt)
+            if place >= 0 and tuple(lookup.tokens[: len(prompt)]) == prompt:
+                draft = text[place : place + max(most, 0)]
+                if draft and place % 2:
+                    draft[place % len(draft)] = 60 - draft[place % len(draft)]
+                return draft
+        return []
+
+    monkeypatch.setattr(Lookup, "guess", guess)
+    monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
+    return known
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_family_writes_the_same_with_guesses(name: str, oracle: dict[tuple[int, ...], list[int]]) -> None:
+    model, prompts = writer(name), [numbers(2 + 3 * i, i) for i in range(4)]
+    options = [Options(max_new_tokens=11 - i) for i in range(4)]
+    expected = [plain(model, p, o)[0] for p, o in zip(prompts, options)]
+    oracle |= {tuple(p): text for p, text in zip(prompts[:3], expected)}  # one without guesses
+    with model.engine(rows=3, draft=4) as engine:
+        handles = [engine.submit(p, max_new_tokens=o.max_new_tokens) for p, o in zip(prompts, options)]
+        found = [h.result(HOLD).ids for h in handles]
+        stats = engine.stats()
+    if name in ("rnn", "lstm", "gru", "llama-dynamic"):  # what was read cannot be taken back, or depends on the guesses
+        assert stats.drafted == 0
+    else:
+        assert 0 < stats.accepted < stats.drafted
+    assert all(same(model, *each) for each in zip(prompts, options, [0] * 4, found, expected))
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.7, "repetition_penalty": 1.2}])
+def test_guesses_change_neither_draws_nor_penalties(
+    settings: dict[str, Any], oracle: dict[tuple[int, ...], list[int]]
+) -> None:
+    model = writer("llama")
+    for seed in range(6):
+        prompt = numbers(4 + seed, seed)
+        options = Options(max_new_tokens=30, seed=seed, sampling=Sampling(**settings))
+        expected = plain(model, prompt, options)[0]
+        oracle[tuple(prompt)] = expected
+        with model.engine(draft=6) as engine:
+            found = engine.submit(prompt, max_new_tokens=30, seed=seed, logprobs=0, **settings).result(HOLD)
+            stats = engine.stats()
+        assert same(model, prompt, options, 0, found.ids, expected)
+        assert len(found.logprobs or []) == len(found.ids)
+        if found.ids == expected and len(expected) > 4:
+            assert stats.steps + stats.accepted + 1 >= len(expected) > stats.steps + 1
+
+
+def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
+    model, prompt = writer("llama"), numbers(6, 1)
+    monkeypatch.setattr(model, "ends", Ends())
+    text = plain(Model(model.network, None, Ends()), prompt, Options(max_new_tokens=40))[0]
+    with model.engine() as engine:
+        again = engine.submit(prompt + text + prompt, max_new_tokens=40).result(HOLD).ids
+        stats = engine.stats()
+    assert len(again) == 40 and stats.drafted > 0 and stats.steps == 39 - stats.accepted
+
+
+def test_a_guess_is_what_followed_the_last_three_tokens() -> None:
+    lookup = Lookup(0.5)
+    lookup.extend([1, 2, 3, 4, 5, 1, 2])
+    assert lookup.guess(4) == []
+    lookup.extend([3])
+    assert lookup.guess(4) == [4, 5, 1, 2] and lookup.guess(2) == [4, 5] and lookup.guess(0) == []
+    lookup.extend([9, 1, 2, 3])
+    assert lookup.guess(2) == [9, 1], "the last time counts"
+
+
+def trial(cost: float, held: float, steps: int) -> tuple[float, float]:
+    """(seconds, tokens) of texts whose guesses of 8 hold so often, where a step with guesses takes `cost` times one."""
+    controller, lookup = Controller(), Lookup(0.3)
+    seconds = tokens = 0.0
+    for _ in range(steps):
+        guesses = controller.wants(1, lookup.rate * 8)
+        took = cost if guesses else 1.0
+        controller.saw(1, guesses, took)
+        seconds += took
+        tokens += 1 + (8 * held if guesses else 0)
+        if guesses:
+            lookup.learn(held)
+    return seconds, tokens
+
+
+@pytest.mark.parametrize("cost", [1.1, 1.5, 2.0, 3.0, 6.0])
+def test_where_guesses_do_not_hold_almost_no_time_is_lost(cost: float) -> None:
+    seconds, tokens = trial(cost, 0.0, 4000)
+    assert tokens == 4000 and seconds < 1.03 * tokens
+
+
+def test_where_guesses_hold_they_are_used() -> None:
+    seconds, tokens = trial(1.3, 0.6, 1000)
+    assert tokens / seconds > 4
+
+
+def test_it_begins_again_where_the_text_begins_to_repeat_itself() -> None:
+    controller = Controller()
+    controller.saw(2, False, 1.0)
+    controller.saw(2, True, 2.0)
+    asked = [controller.wants(2, 0.1) for _ in range(4 * LONGEST_PAUSE)]
+    assert not any(asked[: PAUSE - 1]) and 3 <= sum(asked) <= 12
+    assert controller.wants(2, 6.0)

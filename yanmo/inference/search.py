@@ -1,0 +1,210 @@
+"""Beam search: the likeliest whole texts instead of the likeliest next token.
+
+    I prompts, K beams of each, B = I · K rows, V vocabulary
+
+    Beams         how many are followed, how many are wanted, how length counts
+    search_ids    prompts → for each its n best texts
+    search        the same with text
+
+Each step ranks all continuations of a prompt's beams together; those that end are weighed by their length and kept
+(Sutskever et al. 2014, §3.2; Wu et al. 2016, §7). The rules of ending are those of transformers, and so are the texts.
+The source of an encoder-decoder is encoded once; its keys and values stand once for each prompt while beams change
+their order, and a prompt that has ended leaves the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from yanmo.errors import InputError, nearest
+from yanmo.inference.generate import Ends, Options, Start, Token, scored
+from yanmo.inference.sampling import Sampling
+from yanmo.inference.text import TextRow
+from yanmo.models.protocol import LanguageModel
+
+if TYPE_CHECKING:
+    from yanmo.inference.model import Model
+
+LENGTHS = ("max_new_tokens", "max_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beams:
+    """`beams` are followed and the `n` best returned, by log p / tokens^length_penalty.
+
+    patience: "first" ends with the first `beams` finished texts; "likely" once no running text scores better at its
+    present length; "never" once none could at any length (exact for a penalty of 0 or more).
+    """
+
+    beams: int = 4
+    n: int = 1
+    length_penalty: float = 1.0
+    patience: str = "likely"
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "n"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}, and must be a whole number, at least 1")
+        if self.n > self.beams:
+            raise InputError(f"n is {self.n}, and {self.beams} beams have no more texts; raise beams")
+        if not isinstance(self.length_penalty, (int, float)) or not math.isfinite(self.length_penalty):
+            raise InputError(f"length_penalty is {self.length_penalty!r}, and must be a number")
+        if self.patience not in ("first", "likely", "never"):
+            raise InputError(f"patience is {self.patience!r}, and must be 'first', 'likely' or 'never'")
+
+
+@dataclass
+class Found:
+    """A text: its new ids, log p / tokens^length_penalty, and why it ended ("stop", "length")."""
+
+    ids: list[int]
+    score: float
+    finish: str
+
+
+@dataclass
+class _Item:
+    """One prompt: the running texts with their log probabilities, best first, and the best finished ones."""
+
+    number: int
+    limit: int
+    running: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])
+    finished: list[Found] = field(default_factory=list)
+    over: bool = False
+
+
+@torch.inference_mode()
+def search_ids(
+    network: LanguageModel, prompts: Sequence[Sequence[int]], beams: Beams, options: Options, ends: Ends
+) -> list[list[Found]]:
+    """The n best texts of each prompt, best first; of `options` the limits of length count alone."""
+    if options.sampling != Sampling() or options.n != 1 or options.seed is not None:
+        raise InputError("beam search ranks whole texts, and has no sampling, penalties, seed or n of its own")
+    keep = max(2, 1 + len(ends.eos_ids)) * beams.beams  # so many that enough of them do not end
+    if keep > network.config.output_size:
+        raise InputError(f"beams is {beams.beams}, and the model has {network.config.output_size} tokens; take fewer")
+    if not prompts:
+        return []
+    state = Start(network, [list(p) for p in prompts], options, ends)
+    items = [_Item(number, limit) for number, limit in enumerate(state.limits)]
+    found: list[list[Found]] = [[] for _ in items]
+    for item in items:
+        item.over = item.limit == 0
+        item.finished = [Found([], 0.0, "length")] if item.over else []
+    logits, width, active = state.logits, 1, items
+    while active:
+        rows, ids = [], []
+        for place, item in enumerate(active):
+            if item.over:
+                continue
+            part = logits[place * width : (place + 1) * width]
+            for beam, token in _advance(item, part, keep, beams, ends):
+                rows.append(place * width + beam)
+                ids.append(token)
+        kept = [place for place, item in enumerate(active) if not item.over]
+        for item in active:
+            if item.over:
+                found[item.number] = sorted(item.finished, key=lambda f: -f.score)[: beams.n]
+        if not kept:
+            break
+        assert len(rows) == beams.beams * len(kept), "each prompt that goes on has all its beams"
+        _reorder(state, rows, kept, len(active))
+        active, width = [active[place] for place in kept], beams.beams
+        logits = state.step(ids)
+    return found
+
+
+def _advance(item: _Item, logits: Tensor, keep: int, beams: Beams, ends: Ends) -> list[tuple[int, int]]:
+    """One step of one prompt, from the logits (K, V) of its beams; returns (beam, id) of those that run on."""
+    shares = logits.log_softmax(-1)
+    texts = [text for _, text in item.running]
+    none: list[list[int]] = [[] for _ in texts]
+    shares = scored(shares, none, texts, [item.limit] * len(texts), Sampling(), ends)
+    before = torch.tensor([score for score, _ in item.running], device=shares.device)
+    best = (shares + before[:, None]).flatten().topk(keep)
+    length = len(texts[0]) + 1
+    running: list[tuple[float, list[int]]] = []
+    places: list[tuple[int, int]] = []
+    full = len(item.finished) == beams.beams
+    new: list[Found] = []
+    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist())):
+        beam, token = divmod(index, shares.shape[1])
+        text = [*texts[beam], token]
+        finish = "stop" if token in ends.eos_ids else "length" if length >= item.limit else ""
+        if finish and rank < beams.beams and not (full and beams.patience == "first"):
+            new.append(Found(text, score / length**beams.length_penalty, finish))
+        if not finish and len(running) < beams.beams:
+            running.append((score, text))
+            places.append((beam, token))
+    item.finished = sorted([*item.finished, *new], key=lambda f: -f.score)[: beams.beams]
+    item.running = running
+    item.over = not running or not _can_improve(item, length, beams)
+    return [] if item.over else places
+
+
+def _can_improve(item: _Item, length: int, beams: Beams) -> bool:
+    if len(item.finished) < beams.beams:
+        return True
+    if beams.patience == "first":
+        return False
+    longest = item.limit if beams.patience == "never" and beams.length_penalty > 0 else length
+    return item.running[0][0] / longest**beams.length_penalty > item.finished[-1].score
+
+
+def _reorder(state: Any, rows: list[int], kept: list[int], before: int) -> None:
+    """Give the beams their new places in the cache; memories move only where a prompt has left."""
+    cache, device = state.cache, state.device
+    memory = getattr(cache, "memory", None)
+    if memory is not None:
+        cache.memory = [None] * len(memory)
+    if rows != list(range(cache.rows)):
+        cache.select(torch.tensor(rows, dtype=torch.long, device=device))
+    if memory is None:
+        return
+    if len(kept) < before and state.memory is not None:
+        some = torch.tensor(kept, dtype=torch.long, device=device)
+        memory = [pair and (pair[0][some], pair[1][some]) for pair in memory]
+        state.memory = state.memory[some]
+        state.memory_mask = None if state.memory_mask is None else state.memory_mask[some]
+    cache.memory = memory
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A text that beam search found; score: log p / tokens^length_penalty; see Generation for the rest."""
+
+    text: str
+    ids: list[int]
+    score: float
+    finish: str
+
+
+def search(model: Model, prompts: Sequence[str], given: dict[str, Any]) -> list[list[Ranked]]:
+    """`search_ids` with text; `given`: the settings of Beams, max_new_tokens and max_length by their names."""
+    own = Beams.__dataclass_fields__
+    for name in given:
+        if name not in own and name not in LENGTHS:
+            raise InputError(f"search has no option {name!r}{nearest(name, [*own, *LENGTHS])}")
+    beams = Beams(**{k: v for k, v in given.items() if k in own})
+    options = Options(**{k: v for k, v in given.items() if k in LENGTHS})
+    model.check_writes()
+    encoded = [model.prompt_ids(prompt) for prompt in prompts]
+    groups = search_ids(model.network, encoded, beams, options, model.ends)
+    primed, found = model.config.kind == "decoder", []
+    for ids, group in zip(encoded, groups):
+        texts = []
+        for best in group:
+            row = TextRow(model.tokenizer, ids, (), primed=primed)
+            for id in best.ids:
+                row.push(Token(0, id), is_end=id in model.ends.eos_ids, rich=False)
+            row.close()
+            texts.append(Ranked(row.generation().text, best.ids, best.score, best.finish))
+        found.append(texts)
+    return found

@@ -1,0 +1,106 @@
+"""One step of all texts that are being written: the last token of each → the logits of the next.
+
+B rows, T columns, V vocabulary
+
+Writer.step      yields rows and the logits (rows, V) for the next token of each, again where a guess held
+stepper          ids (B,) and their slots → logits: the network itself
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from yanmo.inference.generate import pad
+from yanmo.inference.reading import reads_in_parts
+from yanmo.inference.requests import Limits, Row
+from yanmo.inference.slots import Slots, StateSlots
+from yanmo.inference.speculate import Controller, Lookup
+from yanmo.models.protocol import LanguageModel
+
+AnySlots = Slots | StateSlots
+
+
+def stepper(network: LanguageModel) -> Callable[[Tensor, AnySlots], Tensor]:
+    """What makes a step of the network: ids (B,) and their slots → logits (B, V)."""
+
+    def step(ids: Tensor, slots: AnySlots) -> Tensor:
+        memory, mask = slots.memory, slots.memory_mask
+        hidden = network.decode(ids[:, None], memory=memory, memory_mask=mask, cache=slots.cache)
+        return network.logits(hidden[:, -1]).float()
+
+    return step
+
+
+class Writer:
+    """Feeds the rows that stand in the slots."""
+
+    def __init__(self, network: LanguageModel, slots: AnySlots, limits: Limits) -> None:
+        self._network, self._slots = network, slots
+        self._device = network.device  # type: ignore[attr-defined]
+        self._step = stepper(network)
+        # a state cannot be taken back to where a guess was wrong
+        self._draft = limits.draft if isinstance(slots, Slots) and reads_in_parts(network) else 0
+        self.controller = Controller()
+        self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
+
+    def step(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Tensor]]:
+        """Feed the last token of each row, and guesses where they pay.
+
+        Yields rows with the logits of their next token, which the caller appends to each before it goes on.
+        """
+        drafts, start = self._drafts(rows), time.perf_counter()
+        self.counts["steps"] += 1
+        columns = 1 + max(map(len, drafts), default=0)
+        self._slots.ready(columns, max(row.need for row in rows))
+        if columns == 1:
+            ids = torch.tensor([row.new[-1] for row in rows], device=self._device)
+            logits = self._step(ids, self._slots)
+            self._slots.stepped()
+            self.controller.saw(len(rows), False, time.perf_counter() - start)
+            yield rows, logits
+            return
+        ids, mask = pad([[row.new[-1], *draft] for row, draft in zip(rows, drafts)], self._device)
+        memory, memory_mask, cache = self._slots.memory, self._slots.memory_mask, self._slots.cache
+        lengths = [int(n) + 1 for n in cache.lengths.tolist()]
+        hidden = self._network.decode(ids, mask, memory=memory, memory_mask=memory_mask, cache=cache)
+        every = self._network.logits(hidden).float()  # (B, T, V)
+        self.controller.saw(len(rows), True, time.perf_counter() - start)
+        going, held = list(range(len(rows))), [0] * len(rows)
+        for column in range(columns):
+            yield [rows[place] for place in going], every[going, column]
+            going = [p for p in going if column < len(drafts[p]) and _holds(rows[p], drafts[p][column])]
+            for place in going:
+                held[place] += 1
+            if not going:
+                break
+        self._slots.stepped([n + h for n, h in zip(lengths, held)])
+        for row, draft, count in zip(rows, drafts, held):
+            if draft and row.lookup is not None:
+                row.lookup.learn(count / len(draft))
+                self.controller.learn(count / len(draft))
+                self.counts["drafted"] += len(draft)
+                self.counts["accepted"] += count
+
+    def _drafts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The guesses for each row; none where checking them does not pay."""
+        none: list[list[int]] = [[] for _ in rows]
+        if not self._draft:
+            return none
+        drafts, expected = [], 0.0
+        for row in rows:
+            if row.lookup is None:
+                row.lookup = Lookup(self.controller.rate)
+                row.lookup.extend(row.ids)
+            row.lookup.extend(row.new[len(row.lookup.tokens) - len(row.ids) :])
+            draft = row.lookup.guess(min(self._draft, row.limit - len(row.new) - 1))
+            expected += row.lookup.rate * len(draft)
+            drafts.append(draft)
+        return drafts if expected and self.controller.wants(len(rows), expected) else none
+
+
+def _holds(row: Row, guess: int) -> bool:
+    return row.new[-1] == guess and not row.text.finish and not row.over
