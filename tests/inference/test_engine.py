@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from typing import Any
@@ -367,6 +368,17 @@ def test_sources_and_states_are_kept_too(name: str) -> None:
         again = engine.submit(ids, max_new_tokens=6).result(HOLD).ids
         assert engine.stats().reused_tokens == (35 if name in PAIRS else 32)
     assert first == again == plain(model, ids, Options(max_new_tokens=6))[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_packed_network_writes_side_by_side_what_it_writes_alone(bits: int) -> None:
+    network = copy.deepcopy(writer("llama").network)
+    model = Model(network, None, writer("llama").ends).quantize(bits)
+    asked = [(ids, {"max_new_tokens": 3 + i % 9}) for i, ids in enumerate(prompts("llama", 12))]
+    with model.engine(rows=5, chunk=9) as engine:
+        found = written(engine, asked)
+    equal = [texts[0] == plain(model, ids, Options(**options))[0] for (ids, options), texts in zip(asked, found)]
+    assert sum(equal) >= 10, "a number may round to its neighbour where other rows stand beside it"
 
 
 def test_limits_are_checked() -> None:

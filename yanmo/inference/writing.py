@@ -3,7 +3,7 @@
 B rows, T columns, V vocabulary
 
 Writer.step      yields rows and the logits (rows, V) for the next token of each, again where a guess held
-stepper          ids (B,) and their slots → logits: the network itself
+stepper          ids (B,) and their slots → logits: the network itself, or a recorded step of a packed one
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from yanmo.inference.reading import reads_in_parts
 from yanmo.inference.requests import Limits, Row
 from yanmo.inference.slots import Slots, StateSlots
 from yanmo.inference.speculate import Controller, Lookup
+from yanmo.inference.step import Step, can_step
 from yanmo.models.protocol import LanguageModel
 
 AnySlots = Slots | StateSlots
 
 
-def stepper(network: LanguageModel) -> Callable[[Tensor, AnySlots], Tensor]:
-    """What makes a step of the network: ids (B,) and their slots → logits (B, V)."""
+def stepper(network: LanguageModel, rows: int) -> Callable[[Tensor, AnySlots], Tensor]:
+    """What makes a step of the network, for at most so many rows: ids (B,) and their slots → logits (B, V)."""
+    if can_step(network):  # type: ignore[arg-type]
+        recorded = Step(network, most_rows=rows)  # type: ignore[arg-type]
+        return lambda ids, slots: recorded(ids, slots.cache)  # type: ignore[arg-type]
 
     def step(ids: Tensor, slots: AnySlots) -> Tensor:
         memory, mask = slots.memory, slots.memory_mask
@@ -41,9 +45,10 @@ class Writer:
     def __init__(self, network: LanguageModel, slots: AnySlots, limits: Limits) -> None:
         self._network, self._slots = network, slots
         self._device = network.device  # type: ignore[attr-defined]
-        self._step = stepper(network)
-        # a state cannot be taken back to where a guess was wrong
-        self._draft = limits.draft if isinstance(slots, Slots) and reads_in_parts(network) else 0
+        self._step = stepper(network, limits.rows)
+        # a state cannot be taken back to where a guess was wrong, and a recorded step rounds otherwise than `decode`
+        same = isinstance(slots, Slots) and reads_in_parts(network) and not can_step(network)  # type: ignore[arg-type]
+        self._draft = limits.draft if same else 0
         self.controller = Controller()
         self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
 
