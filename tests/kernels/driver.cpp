@@ -27,6 +27,9 @@ void yanmo_train_curve(const yanmo::CurveJob*, int);
 void yanmo_train_weigh(const yanmo::WeighJob*, int);
 void yanmo_train_weigh_back(const yanmo::WeighBackJob*, int);
 void yanmo_train_turn(const yanmo::TurnJob*, int);
+int yanmo_train_tiles();
+int yanmo_train_product(const yanmo::ProductJob*, int);
+int yanmo_train_heads(const yanmo::HeadsJob*, int);
 }
 
 using namespace yanmo;
@@ -246,9 +249,43 @@ static void training(int levels) {
   }
 }
 
+// On the best level alone, as only tiles do these; against sums in the order of the numbers.
+static void products_on_tiles() {
+  if (!yanmo_train_tiles()) return;
+  for (int turn = 0; turn < 16; ++turn) {
+    const int64_t rows = 16 * (1 + dice() % 5), depth = 32 * (1 + dice() % 3), columns = 32 * (1 + dice() % 6);
+    auto a = lows(rows * depth), b = lows(depth * columns), bias = lows(columns), out = lows(rows * columns);
+    ProductJob job{};
+    job.a = a.get(), job.b = b.get(), job.bias = turn % 3 ? bias.get() : nullptr, job.out = out.get();
+    job.rows = rows, job.depth = depth, job.columns = columns;
+    job.turned = turn % 2, job.a_stride = depth, job.b_stride = job.turned ? depth : columns, job.out_stride = columns;
+    job.add = turn % 5 == 0;
+    std::vector<float> x, y, z, w, exact, found;
+    keep(x, a.get(), rows * depth), keep(y, b.get(), depth * columns), keep(z, bias.get(), columns), keep(w, out.get(), rows * columns);
+    HeadsJob heads{};
+    heads.one = job, heads.count = heads.heads = 1, heads.a_turned = turn % 4 == 3;
+    if (heads.a_turned) heads.one.a_stride = rows;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        float sum = job.bias ? z[c] : 0.0f;
+        if (job.add) sum += w[r * columns + c];
+        for (int64_t k = 0; k < depth; ++k) {
+          sum += (heads.a_turned ? x[k * rows + r] : x[r * depth + k]) * (job.turned ? y[c * depth + k] : y[k * columns + c]);
+        }
+        exact.push_back(sum);
+      }
+    }
+    if (heads.a_turned ? yanmo_train_heads(&heads, 2) : yanmo_train_product(&job, 1 + turn % 3)) ++wrong;
+    keep(found, out.get(), rows * columns);
+    compare("tiles", {exact, found}, 0.05f);
+  }
+}
+
 int main() {
   const int levels = count_levels();
   training(levels);
+  yanmo_use_level(levels - 1);
+  products_on_tiles();
   products(levels);
   attention(levels);
   small(levels);

@@ -150,3 +150,17 @@ def test_products_that_do_not_fit_into_tiles_are_torch_s() -> None:
     for rows, depth, columns in ((1000, 1000, 1000), (1000, 1024, 1024), (1024, 1024, 1000), (16, 32, 32)):
         assert not training.multiplies(some(1, 1).expand(rows, depth), some(1, 1).expand(depth, columns))
     assert not training.multiplies(some(1024, 1024).float(), some(1024, 1024).float())
+
+
+@pytest.mark.parametrize("width", [64, 24])
+def test_products_of_each_head_are_those_of_views(width: int) -> None:
+    rows, heads, columns = 3, 2, 96
+    joint = some(rows, columns, 3, heads, width).permute(2, 0, 3, 1, 4)
+    q, k, v = joint
+    square = torch.zeros(rows, heads, columns, columns).bfloat16()
+    training.multiply_heads(q, k.mT, square)
+    assert_near(square, q.float() @ k.float().mT)
+    for a in (square, square.mT):
+        mixed = torch.zeros(rows, columns, heads, width).bfloat16().transpose(1, 2)
+        training.multiply_heads(a, v, mixed)
+        assert_near(mixed, a.float() @ v.float())

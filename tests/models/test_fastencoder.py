@@ -65,20 +65,23 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 @needs_library
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_layer_and_its_gradients_are_as_near_to_float32_as_the_composed_one(
-    packed: bool, monkeypatch: pytest.MonkeyPatch
+    packed: bool, wide: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, errors, mask = count(monkeypatch), {"ours": 0.0, "theirs": 0.0}, MASK if packed else None
+    monkeypatch.setattr(training, "WORTH", 0)  # where the processor has tiles, of all sizes that fit
+    wishes: dict[str, Any] = {"width": 128, "ffn_width": 96} if wide else {}
     for seed in range(6):
-        exact, made = results(network(torch.float32, seed), mask), network(seed=seed)
+        exact, made = results(network(torch.float32, seed, **wishes), mask), network(seed=seed, **wishes)
         runs = {"ours": results(made, mask), "theirs": plainly(monkeypatch, functools.partial(results, made, mask))}
         for side, tensors in runs.items():
             assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
             errors[side] += sum((distance(x, true) / float(true.norm() + 1e-3)) ** 2 for x, true in zip(tensors, exact))
     assert len(calls) == 12
     assert errors["ours"] <= 1.5 * errors["theirs"], errors
-    assert errors["theirs"] < 6 * len(exact) * 0.1**2
+    assert errors["theirs"] < 6 * len(exact) * 0.2**2
 
 
 @needs_library

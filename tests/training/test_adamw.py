@@ -12,7 +12,7 @@ from test_labels import batch_of, data
 from test_labels import network as classifier
 from torch import Tensor, nn
 
-from yanmo.kernels import native
+from yanmo.kernels import native, training
 from yanmo.tokens.labelled import LabelBatch
 from yanmo.training import adamw, precision
 from yanmo.training.adamw import AdamW, coalesced, norm, pieces
@@ -179,6 +179,25 @@ def test_a_gradient_takes_the_place_of_the_copy_that_it_belongs_to() -> None:
             assert linear.weight.grad.data_ptr() == places[id(linear.weight)].data_ptr()
         query, key = layer.attention.query.weight.grad, layer.attention.key.weight.grad
         assert key.data_ptr() == query.data_ptr() + query.nbytes
+
+
+def test_the_next_copies_are_written_with_the_weights_and_count_until_these_change() -> None:
+    model = classifier()
+    loop = Loop(model, [], labelled, Settings(steps=3, precision="bfloat16"), None)
+    loop.batches = iter([batch_of(data(), 0, 1), batch_of(data(), 2, 3), batch_of(data(), 0, 3)])
+    weight, copied = model.encoder.layers[0].ffn.up.weight, 0  # type: ignore[union-attr]
+    for step in range(3):
+        if step == 2:
+            with torch.no_grad():
+                weight.add_(1)
+        with loop.lowering.open():
+            copy = next(c for p, c in zip(loop.lowering.parameters, loop.lowering.copies) if p is weight)
+            now = copy.clone()
+        assert torch.equal(now, weight.bfloat16())
+        loop.step_once()
+        if training.usable():
+            copied += int(torch.equal(copy, weight.bfloat16()))
+    assert copied == (3 if training.usable() else 0)
 
 
 def test_a_matrix_that_is_used_twice_is_not_overwritten() -> None:

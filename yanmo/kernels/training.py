@@ -6,6 +6,7 @@
     gelu           GELU; gelu_back: its gradient, the values again and column sums
     weigh          softmax over the keys that a query sees, and dropout; weigh_back: its gradient
     turned         rows as columns
+    multiply_heads the same for each row and head
     multiply       a product of matrices on tiles, where multiplies says that it can
 
     N rows, W width, B rows of a batch, H heads, T query columns, S key columns
@@ -64,20 +65,23 @@ WeighBackJob = _struct(
     "WeighBackJob", ("p", "weights upstream dropped range"), ("n", "rows heads columns keys"), ("f", "scale"), *_DROP
 )
 TurnJob = _struct("TurnJob", ("p", "x out"), ("n", "rows width"))
-ProductJob = _struct(
-    "ProductJob",
+_PRODUCT = (
     ("p", "a b bias out"),
     ("n", "rows depth columns a_stride b_stride out_stride"),
     ("i", "turned add"),
     ("n", "strip part"),
     ("p", "failed"),
 )
+ProductJob = _struct("ProductJob", *_PRODUCT)
+HeadsJob = _struct(
+    "HeadsJob", *_PRODUCT, ("n", "count heads a_row a_head b_row b_head out_row out_head"), ("i", "a_turned")
+)
 
 
 @functools.cache
 def _has(library: ctypes.CDLL | None) -> bool:
     """Whether this library has these functions; they then run on torch's own threads, where those can be found."""
-    if not hasattr(library, "yanmo_train_product"):
+    if not hasattr(library, "yanmo_train_heads"):
         return False
     if torch.backends.openmp.is_available() and os.name == "posix":
         found: Any = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -199,10 +203,15 @@ def weigh_back(
     return dropped
 
 
+def tiles() -> bool:
+    """Whether products run on the processor's tiles here."""
+    return usable() and bool(native.library().yanmo_train_tiles())  # type: ignore[union-attr]
+
+
 def multiplies(a: Tensor, b: Tensor) -> bool:
     """Whether `multiply` can be called, on this machine and with a (M, K), b (K, N), and is worth it."""
     (rows, depth), columns = a.shape, b.shape[1]
-    if not (a.dtype == b.dtype == torch.bfloat16 and usable() and native.library().yanmo_train_tiles()):  # type: ignore[union-attr]
+    if not (a.dtype == b.dtype == torch.bfloat16 and tiles()):
         return False
     fit = not (rows % TILE or depth % DEEP or columns % DEEP) and depth <= MAX_DEPTH
     return fit and rows * depth * columns >= WORTH and a.stride(1) == 1 and 1 in b.stride()
@@ -218,6 +227,24 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, *, add: boo
     if native.library().yanmo_train_product(ctypes.byref(job), torch.get_num_threads()):  # type: ignore[union-attr]
         raise MemoryError("no memory for the packed columns of a product")
     return out
+
+
+def multiply_heads(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a (B, H, M, K) times b (B, H, K, N) into out (B, H, M, N); all may be views, K or M and N side by side."""
+    (batch, heads, rows, depth), columns = a.shape, b.shape[3]
+    fit = not (rows % TILE or depth % DEEP or columns % DEEP) and depth <= MAX_DEPTH and out.stride(3) == 1
+    if not (fit and a.dtype == torch.bfloat16 and tiles()):
+        out.copy_(torch.matmul(a, b))
+        return
+    a_turned, b_turned = a.stride(3) != 1, b.stride(3) != 1
+    assert 1 in a.stride()[2:] and 1 in b.stride()[2:]
+    strides = (a.stride(3 if a_turned else 2), b.stride(3 if b_turned else 2), out.stride(2))
+    places = (a.data_ptr(), b.data_ptr(), None, out.data_ptr())
+    between = [step for tensor in (a, b, out) for step in tensor.stride()[:2]]
+    one = (*places, rows, depth, columns, *strides, b_turned, 0, 0, 0, None)
+    job = HeadsJob(*one, batch * heads, heads, *between, a_turned)
+    if native.library().yanmo_train_heads(ctypes.byref(job), torch.get_num_threads()):  # type: ignore[union-attr]
+        raise MemoryError("no memory for the packed columns of a product")
 
 
 def turned(x: Tensor) -> Tensor:

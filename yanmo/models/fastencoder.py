@@ -29,6 +29,7 @@ class Shape(NamedTuple):
     """What a layer computes besides its weights."""
 
     rows: int
+    width: int
     heads: int
     scale: float
     eps: tuple[float, float]
@@ -116,6 +117,7 @@ def run(layer: Any, hidden: Tensor, visible: Any) -> Tensor:
             weight.uses += 1
     shape = Shape(
         rows=len(hidden),
+        width=hidden.shape[2],
         heads=hidden.shape[2] // attention.head_width,
         scale=attention.scale,
         eps=(norms[0].eps, norms[1].eps),
@@ -159,11 +161,14 @@ Gradients = dict[str, Tensor]
 def _attend(x: Tensor, w: Weights, shape: Shape, ranges: Tensor) -> tuple[Tensor, list[Tensor]]:
     """LayerNorm(x + dropout(attention(x))), (N, W), and what its gradient needs."""
     joint = product(x, stacked(w[:3]).t(), stacked(w[MATRICES : MATRICES + 3]))  # (N, 3W)
-    joint = _parted(joint, shape, 3)  # (3, B·H, T, D)
-    q, k, v = joint
-    weights = torch.bmm(q, k.mT)  # (B·H, T, T)
-    dropped = training.weigh(weights, ranges, shape.heads, shape.scale, shape.dropout[0], shape.seeds[0])
-    mixed = _together(torch.bmm(dropped, v)[None], shape)
+    q, k, v = _heads(joint, shape)
+    rows, heads, columns, _ = q.shape
+    weights = x.new_empty(rows, heads, columns, columns)
+    training.multiply_heads(q, k.mT, weights)
+    weights = weights.view(-1, columns, columns)
+    dropped = training.weigh(weights, ranges, heads, shape.scale, shape.dropout[0], shape.seeds[0])
+    mixed = torch.empty_like(x)
+    training.multiply_heads(dropped.view(rows, heads, columns, columns), v, _heads(mixed, shape)[0])
     branch = product(mixed, w.out.t(), w.out_bias)
     norm = (w.attention_norm, w.attention_norm_bias, shape.eps[0], shape.dropout[1], shape.seeds[1])
     out, stats = training.join(x, branch, *norm)
@@ -174,20 +179,20 @@ def _attend_back(
     g: Tensor, x: Tensor, w: Weights, shape: Shape, kept: list[Tensor], own: bool
 ) -> tuple[Tensor, Gradients]:
     joint, weights, mixed, branch, stats, ranges = kept
-    q, k, v = joint
+    q, k, v = _heads(joint, shape)
     norm = (w.attention_norm, stats, shape.dropout[1], shape.seeds[1])
     residual, g, columns = training.join_back(g.contiguous(), branch, *norm)
     above = product(g, w.out)
     found = {"out": outer(g, mixed, w.out if own else None), "out_bias": _low(columns[2])}
     found |= {"attention_norm": _low(columns[0]), "attention_norm_bias": _low(columns[1])}
-    above = _parted(above, shape, 1)[0]
-    parts = torch.empty_like(joint)
-    scores = torch.bmm(above, v.mT)
+    above = _heads(above, shape)[0]
+    square = (*q.shape[:2], *weights.shape[1:])  # (B, H, T, T)
+    scores = weights.new_empty(square)
+    training.multiply_heads(above, v.mT, scores)
     dropped = training.weigh_back(weights, scores, ranges, shape.heads, shape.scale, shape.dropout[0], shape.seeds[0])
-    torch.bmm(scores, k, out=parts[0])
-    torch.bmm(scores.mT, q, out=parts[1])
-    torch.bmm(dropped.mT, above, out=parts[2])
-    g = _together(parts, shape)  # (N, 3W)
+    g = torch.empty_like(joint)
+    for part, a, b in zip(_heads(g, shape), (scores, scores.mT, dropped.view(square).mT), (k, q, above)):
+        training.multiply_heads(a, b, part)
     whole = stacked(w[:3])
     product(g, whole, out=residual, add=True)
     sizes = [len(matrix) for matrix in w[:3]]
@@ -221,18 +226,10 @@ def _feed_back(
     return residual, found
 
 
-def _parted(joint: Tensor, shape: Shape, count: int) -> Tensor:
-    """(N, count·W) → (count, B·H, T, D)."""
-    parts = joint.view(shape.rows, -1, count, shape.heads, joint.shape[1] // (count * shape.heads))
-    whole = parts.permute(2, 0, 3, 1, 4).contiguous()  # (count, B, H, T, D)
-    return whole.view(count, -1, *whole.shape[3:])
-
-
-def _together(parts: Tensor, shape: Shape) -> Tensor:
-    """(count, B·H, T, D) → (N, count·W)."""
-    count, _, columns, width = parts.shape
-    rows = parts.view(count, shape.rows, shape.heads, columns, width).permute(1, 3, 0, 2, 4)
-    return rows.reshape(shape.rows * columns, -1)
+def _heads(joint: Tensor, shape: Shape) -> Tensor:
+    """(N, count·W) → views (count, B, H, T, D)."""
+    count = joint.shape[1] // shape.width
+    return joint.view(shape.rows, -1, count, shape.heads, shape.width // shape.heads).permute(2, 0, 3, 1, 4)
 
 
 def _adjacent(whole: Tensor, first: Tensor) -> bool:

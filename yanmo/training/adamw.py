@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.optim.adamw import adamw
 
 from yanmo.kernels import training
@@ -87,8 +88,15 @@ class AdamW:
             dense = _readable(gradient)
             held.append(dense)
             wide = dense.dtype == torch.float32
-            jobs.append(np.array([(*places, dense.data_ptr(), 0, dense.numel(), wide, *numbers)], training.ADAM))
+            low = _low(parameter)
+            place = 0 if low is None else low.data_ptr()
+            jobs.append(np.array([(*places, dense.data_ptr(), place, dense.numel(), wide, *numbers)], training.ADAM))
         training.adam(np.concatenate(jobs))
+        for parameter in given:
+            increment_version(parameter)  # as after an operation of torch's
+            low = _low(parameter)
+            if low is not None:
+                parameter.fresh = (low.data_ptr(), *written(parameter))  # type: ignore[attr-defined]
 
     def _rows(
         self, parameter: nn.Parameter, gradient: Tensor, places: tuple[int, ...], numbers: tuple[float, ...]
@@ -140,6 +148,17 @@ class AdamW:
             eps=group["eps"],
             maximize=False,
         )
+
+
+def written(parameter: nn.Parameter) -> tuple[int, int]:
+    """What changes with the numbers of a parameter: where they are, and how often they were written."""
+    return parameter.data_ptr(), parameter._version
+
+
+def _low(parameter: nn.Parameter) -> Tensor | None:
+    """Where a parameter that has a dense gradient wants its numbers in bfloat16 (training/precision.py)."""
+    found = getattr(parameter, "low", None)
+    return None if found is None or parameter.grad is None or parameter.grad.is_sparse else found()
 
 
 def _readable(gradient: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from yanmo.models.config import LABEL_HEADS
 from yanmo.tokens.batches import Batch
-from yanmo.training.adamw import coalesced
+from yanmo.training.adamw import coalesced, written
 from yanmo.training.interrupts import uninterrupted
 from yanmo.training.randomness import kept
 
@@ -52,7 +53,8 @@ class Lowering:
     once: each time there is one backward alone. Then gradients stay in `dtype`, as nothing is added to them; those of
     layers' matrices take the place of the copies, which nothing reads after that backward (fast.py); and a table that
     is read and not multiplied stays as it is, its gradient being the rows that were read. adamw.py takes gradients in
-    all these forms. The memory of the copies is kept from step to step.
+    all these forms. The memory of the copies is kept from step to step, and an optimizer that reads each weight anyway
+    writes the next copy there (`low` of a parameter); it counts while nothing else has changed the weight (`fresh`).
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, once: bool = False) -> None:
@@ -93,6 +95,9 @@ class Lowering:
                     parameter.grad_dtype = master.dtype if gradient is None else gradient.dtype
                     parameter.grad = gradient
                     vars(parameter).pop("uses", None)
+                if self.once:
+                    for parameter, copy in zip(self.parameters, self.copies):
+                        parameter.low = weakref.ref(copy)  # type: ignore[attr-defined]
 
     def _copied(self, masters: list[Tensor]) -> list[Tensor]:
         """The masters in `dtype`, in one piece of memory."""
@@ -100,8 +105,9 @@ class Lowering:
             sizes = [master.numel() for master in masters]
             parts = masters[0].new_empty(sum(sizes), dtype=self.dtype).split(sizes)
             self.copies = [part.view(master.shape) for part, master in zip(parts, masters)]
-        for copy, master in zip(self.copies, masters):
-            copy.copy_(master)
+        for parameter, copy, master in zip(self.parameters, self.copies, masters):
+            if vars(parameter).pop("fresh", None) != (copy.data_ptr(), *written(parameter)):
+                copy.copy_(master)
         return [copy.detach() for copy in self.copies]
 
     def _gather(self, sums: list[Tensor | None]) -> None:

@@ -22,6 +22,7 @@ extern const TrainLevel train_avx2, train_avx512;
 #if defined(YANMO_X86) && defined(__linux__)
 #define YANMO_TILES 1
 void amx_product(const void* job, int64_t begin, int64_t end);
+void amx_heads(const void* job, int64_t begin, int64_t end);
 bool amx_bfloat16();
 #endif
 
@@ -167,7 +168,7 @@ YANMO_EXPORT int yanmo_train_tiles() {
 // 0, or 1 where there is no memory.
 YANMO_EXPORT int yanmo_train_product(const ProductJob* given, int threads) {
 #if defined(YANMO_TILES)
-  constexpr int64_t kStrip = 128, kMost = 4096;  // columns of a task, and the depth up to which they fit into the cache
+  constexpr int64_t kMost = 4096;  // the depth up to which the columns of a task fit into the cache
   std::atomic<bool> failed{false};
   ProductJob job = *given;
   job.failed = &failed;
@@ -176,6 +177,21 @@ YANMO_EXPORT int yanmo_train_product(const ProductJob* given, int threads) {
   const int64_t wanted = threads > 1 ? (2 * threads + strips - 1) / strips : 1;
   job.part = ((job.rows + wanted - 1) / wanted + 31) / 32 * 32;
   spread(threads, strips * ((job.rows + job.part - 1) / job.part), 1, amx_product, &job);
+  return failed.load() ? 1 : 0;
+#else
+  (void)given, (void)threads;
+  return 1;
+#endif
+}
+
+// 0, or 1 where there is no memory.
+YANMO_EXPORT int yanmo_train_heads(const HeadsJob* given, int threads) {
+#if defined(YANMO_TILES)
+  std::atomic<bool> failed{false};
+  HeadsJob job = *given;
+  job.one.failed = &failed;
+  job.one.strip = kStrip;
+  spread(threads, job.count, 4, amx_heads, &job);
   return failed.load() ? 1 : 0;
 #else
   (void)given, (void)threads;

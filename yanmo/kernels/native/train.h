@@ -115,9 +115,18 @@ struct ProductJob {
   std::atomic<bool>* failed;
 };
 
+// A product for each row and head; `one` is that of the first, and the others lie so many numbers further.
+struct HeadsJob {
+  ProductJob one;
+  int64_t count, heads;      // rows times heads
+  int64_t a_row, a_head, b_row, b_head, out_row, out_head;
+  int32_t a_turned;          // a: (depth, rows)
+};
+
 constexpr int64_t kAdamPiece = 1 << 14;  // numbers of a task
 constexpr int64_t kRowBlock = 16;        // rows of a task
 constexpr int64_t kTurned = 32;          // columns of a task
+constexpr int64_t kStrip = 128;          // columns of a task of a product
 
 // The bodies of one level; tasks are pieces, blocks of rows, or (row, head).
 struct TrainLevel {

@@ -24,6 +24,8 @@ namespace {
 
 constexpr int64_t kTile = 16, kDeep = 32, kTileBytes = 1024;
 
+#include "turn.inl"
+
 struct alignas(64) Config {
   uint8_t palette = 1, start = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
@@ -106,10 +108,33 @@ void pack_columns(const ProductJob& job, int64_t first, int64_t columns, uint8_t
   }
 }
 
+YANMO_INLINE __m512 wide(const uint16_t* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+// Sums that are to become outputs: a few rows at a time, while the tiles are at work on the next ones.
+struct Done {
+  const float* sums = nullptr;  // (rows, 32)
+  uint16_t* out = nullptr;
+  const uint16_t* bias = nullptr;
+  int64_t rows = 0;
+
+  YANMO_INLINE void finish(const ProductJob& job, int64_t most) {
+    for (; most > 0 && rows > 0; --most, --rows, sums += kDeep, out += job.out_stride) {
+      __m512 x = _mm512_load_ps(sums), y = _mm512_load_ps(sums + 16);
+      if (bias != nullptr) x = _mm512_add_ps(x, wide(bias)), y = _mm512_add_ps(y, wide(bias + 16));
+      if (job.add) x = _mm512_add_ps(x, wide(out)), y = _mm512_add_ps(y, wide(out + 16));
+      const __m512bh both = _mm512_cvtne2ps_pbh(y, x);
+      std::memcpy(out, &both, 64);
+    }
+  }
+};
+
 // Tiles 0-3: sums of (rows, columns) 00, 01, 10, 11; 4, 5: the first matrix; 6, 7: the second.
 template <bool Two>
 YANMO_INLINE void multiply(const ProductJob& job, const uint16_t* a, const uint8_t* packed, const uint8_t* ahead,
-                           float* sums) {
+                           float* sums, Done& done) {
   const int64_t stride = job.a_stride * 2;
   const uint16_t* below = a + kTile * job.a_stride;
   _tile_zero(0);
@@ -130,26 +155,37 @@ YANMO_INLINE void multiply(const ProductJob& job, const uint16_t* a, const uint8
     if (ahead != nullptr) {  // the next rows of the first matrix
       for (int i = 0; i < 8; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead + i * stride + k * 2), _MM_HINT_T1);
     }
+    done.finish(job, 2);
   }
+  done.finish(job, done.rows);
   _tile_stored(0, sums, 128);
   _tile_stored(1, sums + 16, 128);
   if (Two) _tile_stored(2, sums + 16 * 32, 128);
   if (Two) _tile_stored(3, sums + 16 * 32 + 16, 128);
 }
 
-YANMO_INLINE __m512 wide(const uint16_t* p) {
-  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
-
-YANMO_INLINE void finish(const ProductJob& job, const float* sums, int64_t rows, uint16_t* out, const uint16_t* bias) {
-  for (int64_t r = 0; r < rows; ++r, out += job.out_stride, sums += 32) {
-    __m512 x = _mm512_load_ps(sums), y = _mm512_load_ps(sums + 16);
-    if (bias != nullptr) x = _mm512_add_ps(x, wide(bias)), y = _mm512_add_ps(y, wide(bias + 16));
-    if (job.add) x = _mm512_add_ps(x, wide(out)), y = _mm512_add_ps(y, wide(out + 16));
-    const __m512bh both = _mm512_cvtne2ps_pbh(y, x);
-    std::memcpy(out, &both, 64);
+// Some columns, from `first` on, of the rows from `row` to `last`.
+void multiply_strip(const ProductJob& job, int64_t first, int64_t row, int64_t last, uint8_t* packed) {
+  alignas(64) float sums[kStrip / kDeep][kDeep * kDeep];
+  const int64_t columns = job.columns - first < job.strip ? job.columns - first : job.strip;
+  if (job.turned) pack_columns(job, first, columns, packed);
+  else pack_rows(job, first, columns, packed);
+  Done done;
+  for (; row < last; row += 2 * kTile) {
+    const uint16_t* a = job.a + row * job.a_stride;
+    const int64_t rows = last - row > kTile ? 2 * kTile : kTile;
+    for (int64_t n = 0; n < columns; n += kDeep) {
+      const int64_t next = row + 2 * kTile + n / kDeep * 8;  // four times eight rows
+      const void* ahead = next + 8 <= last ? job.a + next * job.a_stride : nullptr;
+      const uint8_t* from = packed + n * job.depth * 2;
+      float* to = sums[n / kDeep];
+      if (rows > kTile) multiply<true>(job, a, from, static_cast<const uint8_t*>(ahead), to, done);
+      else multiply<false>(job, a, from, nullptr, to, done);
+      const uint16_t* bias = job.bias == nullptr ? nullptr : job.bias + first + n;
+      done = {to, job.out + row * job.out_stride + first + n, bias, rows};
+    }
   }
+  done.finish(job, done.rows);
 }
 
 }  // namespace
@@ -158,34 +194,44 @@ YANMO_INLINE void finish(const ProductJob& job, const float* sums, int64_t rows,
 void amx_product(const void* argument, int64_t begin, int64_t end) {
   const ProductJob& job = *static_cast<const ProductJob*>(argument);
   static thread_local Room room;
-  alignas(64) float sums[32 * 32];
   const Config config;
   const int64_t strips = (job.columns + job.strip - 1) / job.strip;
+  uint8_t* packed = room.of(static_cast<size_t>(job.strip * job.depth * 2));
+  if (packed == nullptr) return job.failed->store(true);
   _tile_loadconfig(&config);
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t first = task % strips * job.strip, part = task / strips * job.part;
-    const int64_t columns = job.columns - first < job.strip ? job.columns - first : job.strip;
-    const int64_t last = job.rows - part < job.part ? job.rows : part + job.part;
-    uint8_t* packed = room.of(static_cast<size_t>(columns * job.depth * 2));
-    if (packed == nullptr) {
-      job.failed->store(true);
-      break;
-    }
-    if (job.turned) pack_columns(job, first, columns, packed);
-    else pack_rows(job, first, columns, packed);
-    for (int64_t row = part; row < last; row += 2 * kTile) {
-      const uint16_t* a = job.a + row * job.a_stride;
-      const bool two = last - row > kTile;
-      for (int64_t n = 0; n < columns; n += kDeep) {
-        const int64_t next = row + 2 * kTile + n / kDeep * 8;  // four times eight rows
-        const uint8_t* ahead = n / kDeep < 4 && next + 8 <= last ? reinterpret_cast<const uint8_t*>(job.a + next * job.a_stride) : nullptr;
-        const uint8_t* from = packed + n * job.depth * 2;
-        if (two) multiply<true>(job, a, from, ahead, sums);
-        else multiply<false>(job, a, from, nullptr, sums);
-        finish(job, sums, two ? 2 * kTile : kTile, job.out + row * job.out_stride + first + n,
-               job.bias == nullptr ? nullptr : job.bias + first + n);
+    const int64_t row = task / strips * job.part, last = job.rows - row < job.part ? job.rows : row + job.part;
+    multiply_strip(job, task % strips * job.strip, row, last, packed);
+  }
+  _tile_release();
+}
+
+// Tasks are products (row, head).
+void amx_heads(const void* argument, int64_t begin, int64_t end) {
+  const HeadsJob& all = *static_cast<const HeadsJob*>(argument);
+  static thread_local Room room;
+  const Config config;
+  const int64_t size = all.one.rows * all.one.depth, packed_bytes = all.one.strip * all.one.depth * 2;
+  uint8_t* packed = room.of(static_cast<size_t>(packed_bytes + size * 2));
+  if (packed == nullptr) return all.one.failed->store(true);
+  uint16_t* turned = reinterpret_cast<uint16_t*>(packed + packed_bytes);
+  _tile_loadconfig(&config);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t row = task / all.heads, head = task % all.heads;
+    ProductJob job = all.one;
+    job.a += row * all.a_row + head * all.a_head;
+    job.b += row * all.b_row + head * all.b_head;
+    job.out += row * all.out_row + head * all.out_head;
+    if (all.a_turned) {  // (depth, rows) as it lies
+      for (int64_t k = 0; k < job.depth; k += 8) {
+        for (int64_t i = 0; i < job.rows; i += 8) {
+          turn_block(job.a + k * job.a_stride + i, job.a_stride, turned + i * job.depth + k, job.depth);
+        }
       }
+      job.a = turned;
+      job.a_stride = job.depth;
     }
+    for (int64_t first = 0; first < job.columns; first += job.strip) multiply_strip(job, first, 0, job.rows, packed);
   }
   _tile_release();
 }
