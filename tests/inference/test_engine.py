@@ -40,7 +40,7 @@ def written(engine: Engine, asked: list[tuple[list[int], dict[str, Any]]]) -> li
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("rows, chunk, prefix", [(1, 5, 0), (3, 6, 4_000), (8, 64, 1 << 20)])
+@pytest.mark.parametrize("rows, chunk, prefix", [(3, 6, 4_000), (8, 64, 1 << 20)])
 def test_every_family_writes_greedily_what_the_reference_writes(name: str, rows: int, chunk: int, prefix: int) -> None:
     model = writer(name)
     asked = [(ids, {"max_new_tokens": 1 + i * 5 % 11}) for i, ids in enumerate(prompts(name, 9))]
@@ -305,6 +305,16 @@ def test_an_error_of_the_engine_ends_every_request_with_that_error() -> None:
         engine.submit([3])
     engine.close()
     assert not engine._thread.is_alive()
+
+
+def test_an_error_between_two_places_leaves_no_text_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> None:
+        raise MemoryError("no room")
+
+    with writer("llama").engine() as engine:
+        monkeypatch.setattr(engine._slots, "join", broken)
+        with pytest.raises(Error, match="the engine has stopped: MemoryError: no room"):
+            engine.submit(numbers(4, 1), max_new_tokens=5).result(HOLD)
 
 
 def test_close_joins_the_thread_and_ends_what_is_left() -> None:

@@ -25,7 +25,7 @@ from yanmo.inference.generate import Options
 from yanmo.inference.requests import Handle, Row
 from yanmo.inference.sampling import Sampling
 
-COUNT = int(os.environ.get("YANMO_SOAK", 300))
+COUNT = int(os.environ.get("YANMO_SOAK", 200))
 THREADS, KINDS, WAIT = 4, 80 if COUNT < 1000 else 400, 3600
 BAD: list[tuple[Any, dict[str, Any]]] = [
     ([], {}),

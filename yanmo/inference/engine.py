@@ -270,18 +270,18 @@ class Engine:
                 return
             if logits is None:
                 continue
-            self._joining.popleft()
             self._choose([row], logits)
             if row.text.finish:
                 self._finish(row, row.text.finish)
             elif row.over or not row.new:
                 self._finish(row, "cancelled")
             else:
-                group = [*self._running, *self._joining, row]
+                group = [*self._running, *self._joining]
                 most = max(r.need for r in group), max(r.source for r in group)
                 self._slots.join(row.cache, self._room, most)
                 row.cache = None
                 self._running.append(row)
+            self._joining.popleft()  # not before: whatever happens here, the row is found
 
     def _step(self) -> None:
         """One token of every text, or several."""

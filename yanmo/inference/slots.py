@@ -117,10 +117,10 @@ class Slots:
             self.clear()
         return order
 
-    def ready(self, columns: int, most: int) -> None:
-        """Make room for so many more tokens of each row, in `most` columns at most."""
+    def ready(self, counts: Sequence[int], most: int) -> None:
+        """Make room for so many more tokens of each row; with them no row has more than `most`."""
         held = self._tensors[0]
-        self._widen(self._tensors, max(self._lengths) + columns, most, False)
+        self._widen(self._tensors, max(map(sum, zip(self._lengths, counts, strict=True))), most, False)
         if self._tensors[0] is not held:
             self._show()
 
@@ -207,7 +207,7 @@ class StateSlots:
         self.cache.select(torch.tensor(order, dtype=torch.long, device=self.cache.lengths.device))
         return order
 
-    def ready(self, columns: int, most: int) -> None:
+    def ready(self, counts: Sequence[int], most: int) -> None:
         """There is always room."""
 
     def stepped(self, lengths: Sequence[int] | None = None) -> None:

@@ -60,7 +60,7 @@ class Writer:
         drafts, start = self._drafts(rows), time.perf_counter()
         self.counts["steps"] += 1
         columns = 1 + max(map(len, drafts), default=0)
-        self._slots.ready(columns, max(row.need for row in rows))
+        self._slots.ready([1 + len(draft) for draft in drafts], max(row.need for row in rows))
         if columns == 1:
             ids = torch.tensor([row.new[-1] for row in rows], device=self._device)
             logits = self._step(ids, self._slots)
