@@ -47,7 +47,7 @@ ROW = Row(
     },
 )
 MEMORY = replace(ROW, job=f"{ROW.job}: memory above the process before its model", unit="MB", larger_is_better=False)
-ACCURACY = replace(ROW, job=f"fine-tune MiniLM (6 x 384) on SST-2, {EPOCHS} epoch, a seed for each run", unit="accuracy")
+ACCURACY = replace(ROW, job=f"fine-tune MiniLM (6 x 384) on SST-2, {EPOCHS} epoch, a seed a run", unit="accuracy")
 PACKAGES = ("transformers", "accelerate", "tokenizers")
 
 
