@@ -31,7 +31,7 @@ PROMPT, WRITTEN, TURNS = 16, 32, 3  # tokens of a prompt, tokens written after i
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one model. speed: tokens written in a second, one text at a time. Without a text there are no bits per byte."""
+    """Of one model. speed: tokens written in a second, one text at a time; without a text no bits per byte."""
 
     nbytes: int
     speed: float

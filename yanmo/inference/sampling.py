@@ -114,6 +114,9 @@ def restrict(logits: Tensor, s: Sampling) -> Tensor:
 def choose(logits: Tensor, s: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Return one id per row, (B,): the likeliest, or a draw by inverting the cumulative distribution in float64."""
     if not s.draws:
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:
+            # torch does it in several threads, which then wait for milliseconds, in the way of the kernels' own
+            return torch.from_numpy(logits.detach().numpy().argmax(-1))
         return logits.argmax(-1)
     mass = restrict(logits, s).double().softmax(-1).cumsum(-1)
     draws = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(mass.device)

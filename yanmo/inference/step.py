@@ -3,6 +3,7 @@
     B rows, W width, H heads, K key heads, D head width, F inner width, V vocabulary
 
     can_step      whether a network can be recorded
+    as_one        matrices that lie one after the other, as one product
     Step          the layers of a network as a list of native steps, recorded once; a call runs them
 
 A product of one row reads megabytes in a tenth of a millisecond; two hundred calls from Python between the products of
@@ -13,6 +14,9 @@ computes in elsewhere. The plain twin is `network.decode` and `network.logits`.
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,15 +24,15 @@ from torch import Tensor, nn
 
 from yanmo.errors import Error, InputError
 from yanmo.kernels import native
-from yanmo.kernels.matrix import NUMBERS, Matrix
+from yanmo.kernels.matrix import LANES, NUMBERS, Matrix
 from yanmo.kernels.ops import ACTIVATIONS, TYPES
 from yanmo.models import layers
 from yanmo.models.cache import Cache
-from yanmo.models.layers import Norm, rotation_at
+from yanmo.models.layers import Norm, rotation_at, sinusoids
 from yanmo.models.packed import PackedEmbedding, PackedLinear, PackedWords, packed_matrices
 from yanmo.models.transformer import DecoderLayer, Stack, Transformer
 
-LINEAR, NORM, ADD, ACTIVATE, ROTATE, APPEND, ATTEND = range(7)  # Kind of step.cpp
+LINEAR, NORM, ADD, ACTIVATE, ROTATE, APPEND, ATTEND, EMBED = range(8)  # Kind of step.cpp
 NAMES = {function: name for name, function in layers.ACTIVATIONS.items()}
 
 
@@ -37,7 +41,12 @@ def can_step(network: object) -> bool:
     if not isinstance(network, Transformer) or not isinstance(network.embedding, PackedEmbedding):
         return False
     config = network.config
-    fits = config.kind == "decoder" and config.head == "causal" and config.position != "relative"
+    fits = (
+        config.kind == "decoder"
+        and config.head == "causal"
+        and config.position != "relative"
+        and not config.n_token_types
+    )
     whole = isinstance(network.head.adapted, PackedWords) and not any(
         isinstance(m, nn.Linear) for m in network.modules()
     )
@@ -61,55 +70,78 @@ class Step:
         self._kept: list[Any] = []  # what the steps point to
         self._steps: list[native.Step] = []
         self._jobs: list[native.AttendJob] = []
-        self._seen: list[int] = []  # where the cache lay when the steps were last pointed at it
+        self._seen: weakref.ref[Tensor] | None = None  # of the cache at which the steps point
+        self.hidden, self.normed = self._buffers(config.width), self._buffers(config.width)
         heads, kv_heads = config.n_heads * config.head_width, config.n_kv_heads * config.head_width
-        self.hidden, self.normed = self._buffer(config.width), self._buffer(config.width)
-        self.query, self.mixed = self._buffer(heads), self._buffer(heads)
-        self.key, self.value = self._buffer(kv_heads), self._buffer(kv_heads)
-        self.up, self.gate = self._buffer(config.ffn_width), self._buffer(config.ffn_width)
-        self.cosine, self.sine = self._buffer(config.head_width), self._buffer(config.head_width)
-        self.logits = self._buffer(config.output_size)
+        self.parts = self._buffers(heads + 2 * kv_heads)
+        self.query, self.key, self.value = self.parts.split([heads, kv_heads, kv_heads], 1)
+        self.mixed = self._buffers(heads)
+        self.inner = self._buffers(config.ffn_width * (2 if config.gated else 1))
+        self.logits = self._buffers(config.output_size)
         self.columns = torch.zeros(most_rows, dtype=torch.long)
+        self._embed(network.decoder)
         for layer, window in zip(network.decoder.layers, config.windows, strict=True):
             assert isinstance(layer, DecoderLayer)
             self._layer(layer, window)
         self._end(network.decoder)
         self._list = (native.Step * len(self._steps))(*self._steps)
         # the array holds copies: those that follow the cache are the ones in it
-        places = [i for i, step in enumerate(self._steps) if step.kind == APPEND]
-        self._appends = [(self._list[k], self._list[v]) for k, v in zip(places[::2], places[1::2])]
+        appends = [step for step in self._list if step.kind == APPEND]
+        self._appends = list(zip(appends[::2], appends[1::2]))
+        self._turned = 0  # positions whose angles are known
+        self._turns = [step for step in self._list if step.kind == ROTATE]
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
         """Feed one id per row; the cache grows by a column."""
-        rows, network = len(ids), self.network
-        assert rows <= self.most_rows and network.decoder is not None
-        positions = cache.place(None, 1)
-        self.columns[:rows] = positions[:, 0]
-        embedded = network.decoder.embed(network.embedding(ids[:, None]), positions, None)
-        self.hidden[:rows] = embedded[:, 0]
-        if network.config.position == "rotary":
-            cosine, sine = rotation_at(network.config, positions, torch.float32)
-            self.cosine[:rows], self.sine[:rows] = cosine[:, 0, 0], sine[:, 0, 0]
-        self._follow(cache)
+        rows, config = len(ids), self.network.config
+        if rows > self.most_rows or rows != cache.rows or ids.dtype != torch.long or not ids.is_contiguous():
+            raise InputError(f"{rows} ids {ids.dtype}; a step takes {cache.rows} int64, at most {self.most_rows}")
         loaded = native.library()
         if loaded is None:
             raise InputError("the native kernels were switched off after the network was recorded; use decode")
-        columns, threads = self.columns.data_ptr(), torch.get_num_threads()
-        if loaded.yanmo_run(ctypes.addressof(self._list), len(self._list), rows, columns, threads):
-            raise Error("the kernels got no memory for one step; close other programs, or take fewer rows")
-        cache.advance()
+        if config.position in ("learned", "sinusoidal") and cache.longest >= config.max_positions:
+            length, most = cache.longest + 1, config.max_positions
+            raise InputError(f"the text has {length:,} tokens, the model positions for {most:,}; shorten it")
+        cache.make_room()
+        self._follow(cache)
+        self.columns[:rows] = cache.lengths
+        threads = torch.get_num_threads()
+        failed = loaded.yanmo_run(
+            ctypes.addressof(self._list), len(self._list), rows, ids.data_ptr(), self.columns.data_ptr(), threads
+        )
+        if failed:
+            raise (
+                InputError(f"ids are from {int(ids.min())} to {int(ids.max())}, the model has {config.vocab_size:,}")
+                if failed == 2
+                else Error("the kernels got no memory for one step; close other programs, or take fewer rows")
+            )
+        cache.count_one()
         logits = self.logits[:rows]
         if self._words_bias is not None:
-            torch.add(self._words_bias, logits, alpha=network.config.logit_scale, out=logits)
-        elif network.config.logit_scale != 1:
-            logits *= network.config.logit_scale
+            torch.add(self._words_bias, logits, alpha=config.logit_scale, out=logits)
+        elif config.logit_scale != 1:
+            logits *= config.logit_scale
         return logits
 
     # --- recording
 
-    def _buffer(self, width: int) -> Tensor:
+    def _buffers(self, width: int) -> Tensor:
         return torch.zeros(self.most_rows, width)
+
+    def _embed(self, stack: Stack) -> None:
+        config, table = self.network.config, self.network.embedding
+        assert isinstance(table, PackedEmbedding)
+        added, offset = None, 0
+        if config.position == "learned":
+            added, offset = stack.positions.weight.detach().float().contiguous(), config.position_offset
+        elif config.position == "sinusoidal":
+            added = sinusoids(config.max_positions, config.width)
+        given = self._matrix(table.matrix, None)
+        scale = config.embedding_scale
+        self._record(EMBED, self.hidden, self.hidden, None, added, what=given, row=offset, eps=scale)
+        if stack.embedding_norm is not None:
+            self._norm(stack.embedding_norm, self.hidden, self.hidden)
 
     def _layer(self, layer: DecoderLayer, window: int) -> None:
         attention, ffn = layer.attention, layer.ffn
@@ -117,8 +149,7 @@ class Step:
         if layer.pre_norm:
             source = self.normed
             self._norm(layer.attention_norm, self.hidden, source)
-        for linear, out in ((attention.query, self.query), (attention.key, self.key), (attention.value, self.value)):
-            self._linear(linear, source, out)
+        self._linears(source, self.parts, attention.query, attention.key, attention.value)
         for norm, part in ((attention.query_norm, self.query), (attention.key_norm, self.key)):
             if norm is not None:
                 self._norm(norm, part, part, parts=part.shape[1] // attention.head_width)
@@ -126,17 +157,16 @@ class Step:
             self._rotate(self.query)
             self._rotate(self.key)
         self._attend(attention.scale, window)
-        self._linear(attention.out, self.mixed, self.normed)
+        self._linears(self.mixed, self.normed, attention.out)
         self._add(layer.attention_norm, layer.pre_norm)
         source = self.hidden
         if layer.pre_norm:
             source = self.normed
             self._norm(layer.ffn_norm, self.hidden, source)
-        self._linear(ffn.up, source, self.up)
-        if ffn.gate is not None:
-            self._linear(ffn.gate, source, self.gate)
-        self._activate(NAMES[ffn.activation], gated=ffn.gate is not None)
-        self._linear(ffn.down, self.up, self.normed)
+        gate, up = self.inner[:, : -self.network.config.ffn_width], self.inner[:, -self.network.config.ffn_width :]
+        self._linears(source, self.inner, *([] if ffn.gate is None else [ffn.gate]), ffn.up)
+        self._activate(NAMES[ffn.activation], up if ffn.gate is None else gate, None if ffn.gate is None else up, up)
+        self._linears(up, self.normed, ffn.down)
         self._add(layer.ffn_norm, layer.pre_norm)
 
     def _end(self, stack: Stack) -> None:
@@ -161,16 +191,27 @@ class Step:
         self._steps.append(step)
         return step
 
-    def _linear(self, linear: nn.Module, x: Tensor, out: Tensor) -> None:
-        assert isinstance(linear, PackedLinear)
-        self._product(linear.matrix, linear.bias, linear.wide, x, out)
+    def _linears(self, x: Tensor, out: Tensor, *layers: nn.Module) -> None:
+        """Layers with the same input, their outputs side by side: as one product where their matrices lie so."""
+        packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
+        assert len(packed) == len(layers)
+        whole = as_one([layer.matrix for layer in packed])
+        if whole is not None and len({layer.bias is None for layer in packed}) == 1:
+            biases = [layer.bias for layer in packed if layer.bias is not None]
+            self._product(whole, torch.cat(biases) if biases else None, packed[0].wide, x, out)
+            return
+        for layer, part in zip(packed, out.split([layer.matrix.outputs for layer in packed], 1)):
+            self._product(layer.matrix, layer.bias, layer.wide, x, part)
 
     def _product(self, matrix: Matrix, bias: Tensor | None, wide: bool, x: Tensor, out: Tensor) -> None:
-        pointers = [t.data_ptr() for t in (*matrix.tensors, bias) if t is not None]
-        given = native.Matrix(*pointers)
+        self._record(LINEAR, x, out, what=self._matrix(matrix, bias), flag=int(wide))
+
+    def _matrix(self, matrix: Matrix, bias: Tensor | None) -> int:
+        """The address of a matrix as the library takes it."""
+        given = native.Matrix(*(t.data_ptr() for t in (*matrix.tensors, bias) if t is not None))
         given.outputs, given.inputs, given.format = matrix.outputs, matrix.inputs, NUMBERS[matrix.format]
         self._kept += [given, bias, matrix]
-        self._record(LINEAR, x, out, what=ctypes.addressof(given), flag=int(wide))
+        return ctypes.addressof(given)
 
     def _norm(self, norm: Norm, x: Tensor, out: Tensor, parts: int = 1) -> None:
         weight = norm.weight.detach().float().contiguous()
@@ -184,11 +225,10 @@ class Step:
 
     def _rotate(self, x: Tensor) -> None:
         width = self.network.config.head_width
-        self._record(ROTATE, x, x, self.cosine, self.sine, width=width, parts=x.shape[1] // width)
+        self._record(ROTATE, x, x, width=width, parts=x.shape[1] // width)  # _follow gives it the tables
 
-    def _activate(self, name: str, *, gated: bool) -> None:
-        x, times = (self.gate, self.up) if gated else (self.up, None)
-        self._record(ACTIVATE, x, self.up, None, times, flag=ACTIVATIONS[name])
+    def _activate(self, name: str, x: Tensor, times: Tensor | None, out: Tensor) -> None:
+        self._record(ACTIVATE, x, out, None, times, flag=ACTIVATIONS[name])
 
     def _attend(self, scale: float, window: int) -> None:
         config, width = self.network.config, self.network.config.head_width
@@ -196,7 +236,7 @@ class Step:
         for x in (self.key, self.value):
             self._record(APPEND, x, x, width=width, parts=config.n_kv_heads, flag=kind)
         job = native.AttendJob(query=self.query.data_ptr(), last=self.columns.data_ptr(), out=self.mixed.data_ptr())
-        job.query_row = job.out_row = job.out_token = self.query.stride(0)
+        job.query_row, job.out_row, job.out_token = self.query.stride(0), self.mixed.stride(0), self.mixed.stride(0)
         job.query_head = job.out_head = width
         job.kv_heads, job.groups, job.tokens = config.n_kv_heads, config.n_heads // config.n_kv_heads, 1
         job.head_width, job.window, job.scale = width, window, scale
@@ -206,10 +246,17 @@ class Step:
         self._record(ATTEND, self.query, self.mixed, what=ctypes.addressof(job))
 
     def _follow(self, cache: Cache) -> None:
-        """Point the steps at the cache where it has moved."""
-        where = [t.data_ptr() for t in (*cache.keys, *cache.values)] + list(cache.keys[0].stride())
-        if where == self._seen:
+        """Point the steps at the cache where it has moved, and at the angles of its columns."""
+        if self._seen is not None and self._seen() is cache.keys[0]:
             return
+        columns = cache.keys[0].shape[2]
+        if self._turns and columns > self._turned:
+            self._turned = columns + columns // 2
+            positions = torch.arange(self._turned)[:, None]  # a row each, since some angles depend on a row's last one
+            cosine, sine = rotation_at(self.network.config, positions, torch.float32)
+            self._angles = cosine.contiguous(), sine.contiguous()
+            for turn in self._turns:
+                turn.what, turn.more = (table.data_ptr() for table in self._angles)
         for keys, values, job, (append_key, append_value) in zip(cache.keys, cache.values, self._jobs, self._appends):
             for held, append in ((keys, append_key), (values, append_value)):
                 append.out = held.data_ptr()
@@ -217,4 +264,16 @@ class Step:
             job.key, job.value = keys.data_ptr(), values.data_ptr()
             job.key_row, job.key_head, job.key_column, _ = keys.stride()
             job.value_row, job.value_head, job.value_column, _ = values.stride()
-        self._seen = where
+        self._seen = weakref.ref(cache.keys[0])
+
+
+def as_one(matrices: Sequence[Matrix]) -> Matrix | None:
+    """Matrices that lie one after the other (packed.hold_together), as one; None where they do not."""
+    first = matrices[0]
+    for one, other in pairwise(matrices):
+        alike = (one.format, one.inputs) == (other.format, other.inputs) and one.outputs % LANES == 0
+        pairs = [(a, b) for a, b in zip(one.tensors, other.tensors) if a.numel() or b.numel()]
+        if not alike or any(a.data_ptr() + a.nbytes != b.data_ptr() for a, b in pairs):
+            return None
+    # tensors of the first one, of which the library takes the addresses alone; the caller keeps the others
+    return Matrix(first.format, sum(m.outputs for m in matrices), first.inputs, *first.tensors)

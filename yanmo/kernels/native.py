@@ -24,7 +24,7 @@ from typing import Any
 from yanmo.errors import InputError, nearest
 
 VARIABLE = "YANMO_KERNELS"
-VERSION = 2  # of the C interface (api.cpp)
+VERSION = 3  # of the C interface (api.cpp)
 FOLDER = Path(__file__).resolve().parent
 
 _disabled = False
@@ -96,7 +96,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     loaded.yanmo_linear.argtypes = [*matrix, *rows, NUMBER]
     loaded.yanmo_attend.argtypes = loaded.yanmo_activate.argtypes = [POINTER, NUMBER]
     loaded.yanmo_activate.restype = None
-    loaded.yanmo_run.argtypes = [POINTER, SIZE, SIZE, POINTER, NUMBER]
+    loaded.yanmo_run.argtypes = [POINTER, SIZE, SIZE, POINTER, POINTER, NUMBER]
     if wish:
         loaded.yanmo_use_level(_place(wish, _names(loaded)))
     return loaded, ""

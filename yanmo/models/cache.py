@@ -94,6 +94,14 @@ class Cache:
             self.even = bool((self._next == self._next[0]).all()) if self.rows else True
         self.lengths, self.longest = self._next, self.reach
 
+    def make_room(self) -> None:
+        """Make room for one more token of each row."""
+        self._grow(self.longest + 1)
+
+    def count_one(self) -> None:
+        """Count one more token of each row, which was written without `place` and `append` (inference/step.py)."""
+        self.lengths, self.longest = self.lengths + 1, self.longest + 1
+
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in the given order; a row may be repeated (beams)."""
         self.keys = [t[rows] for t in self.keys]
