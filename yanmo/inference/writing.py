@@ -27,7 +27,7 @@ AnySlots = Slots | StateSlots
 
 def stepper(network: LanguageModel, rows: int) -> Callable[[Tensor, AnySlots], Tensor]:
     """What makes a step of the network, for at most so many rows: ids (B,) and their slots → logits (B, V)."""
-    if can_step(network):  # type: ignore[arg-type]
+    if can_step(network):
         recorded = Step(network, most_rows=rows)  # type: ignore[arg-type]
         return lambda ids, slots: recorded(ids, slots.cache)  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ class Writer:
         self._device = network.device  # type: ignore[attr-defined]
         self._step = stepper(network, limits.rows)
         # a state cannot be taken back to where a guess was wrong, and a recorded step rounds otherwise than `decode`
-        same = isinstance(slots, Slots) and reads_in_parts(network) and not can_step(network)  # type: ignore[arg-type]
+        same = isinstance(slots, Slots) and reads_in_parts(network) and not can_step(network)
         self._draft = limits.draft if same else 0
         self.controller = Controller()
         self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
