@@ -136,6 +136,8 @@ def find_weights(names: Iterable[str], where: str) -> str:
         found, remedy = others, f"rename the one that you mean to {SAFETENSORS}"
     elif shards:
         found, remedy = shards, f"fetch the index of these shards ({SAFETENSORS}{INDEX} or {PICKLE}{INDEX}) too"
+    elif names and any(name.endswith(".gguf") for name in names) and "config.json" not in names:
+        found, remedy = [name for name in names if name.endswith(".gguf")], "give the path of the .gguf file itself"
     else:
         found = [name for name in names if os.path.splitext(name)[1] in FOREIGN]
         remedy = f"not read here are {', '.join(FOREIGN)}: convert once with save_pretrained() of transformers"

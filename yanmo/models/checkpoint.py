@@ -236,7 +236,9 @@ def _report(folder: Path, missing: list[str], unexpected: list[str], misshaped: 
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             parts.append(f"{len(names)} {what} ({', '.join(names[:6])}{more})")
     if parts:
-        raise FileError(f"{folder}: the weights do not fit config.json: {'; '.join(parts)}; fetch the folder again")
+        what = "file" if folder.is_file() else "folder"
+        said = "its keys" if what == "file" else "config.json"
+        raise FileError(f"{folder}: the weights do not fit {said}: {'; '.join(parts)}; fetch the {what} again")
 
 
 def _their_shape(rule: Rule, parameters: dict[str, nn.Parameter]) -> tuple[int, ...]:
