@@ -42,7 +42,7 @@ from yanmo.training.average import Average
 from yanmo.training.distributed import ALONE, Ranks
 from yanmo.training.interrupts import uninterrupted
 from yanmo.training.layerwise import Passage
-from yanmo.training.optimizer import SCHEDULES, Optimizer
+from yanmo.training.optimizer import SCHEDULES, Optimizer, Parts
 from yanmo.training.precision import DTYPES, Objective
 from yanmo.training.randomness import RandomStates, kept, seeded
 from yanmo.training.spread import orthogonalised, precision, sum_gradients, total_norm, wrapped
@@ -96,7 +96,8 @@ class Settings:
                 raise InputError(f"{name} is {value}, at least {least} is needed")
         for name, usual in (("ema", 0.999), ("momentum", 0.95)):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; choose a decay from 0 (none) and below 1, e.g. {usual}")
+                value = getattr(self, name)
+                raise InputError(f"{name} is {value}; choose a decay from 0 (none) and below 1, e.g. {usual}")
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,7 @@ class Loop:
             betas=settings.betas,
             momentum=settings.momentum,
             muon_dtype=DTYPES[settings.precision],
-            treated=ranks.treated,
-            directions=orthogonalised if ranks.sharded else None,
+            parts=Parts(ranks.treated, orthogonalised if ranks.sharded else None) if ranks.treated else None,
         )
         self.once = settings.accumulation == 1 and ranks.alone and self.optimizer.in_pieces
         self.lowering = precision(network, ranks, DTYPES[settings.precision], once=self.once)

@@ -32,7 +32,10 @@ class Muon:
     """The momenta of matrices, and one step over them; `directions` orthogonalises matrices that lie in parts."""
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, directions: Directions | None = None,
+        self,
+        matrices: Iterable[nn.Parameter],
+        dtype: torch.dtype,
+        directions: Directions | None = None,
         *,
         momentum: float = 0.95,
     ) -> None:

@@ -3,6 +3,7 @@
 In: a network whose parameters have gradients. Out: changed parameters.
 
     Optimizer            AdamW for all, or Muon for hidden matrices and AdamW for the rest; its state is named tensors
+    Parts                what it needs to know of a network that lies in parts
     split_parameters     which parameter is treated how, and why
     SCHEDULES            progress in [0, 1] → factor on the learning rate
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ from yanmo.training.muon import Directions, Muon
 from yanmo.training.sharded import local
 
 ADAM_EPS = 1e-8
+
+
+class Parts(NamedTuple):
+    """Of a network that lies in parts: what split_parameters said of it whole, and what orthogonalises its matrices."""
+
+    treated: dict[str, list[str]]
+    directions: Directions | None
 
 
 class Optimizer:
@@ -40,31 +48,30 @@ class Optimizer:
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
         muon_dtype: torch.dtype = torch.float32,
-        treated: dict[str, list[str]] | None = None,
-        directions: Directions | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        """momentum: Muon's. treated and directions: what split_parameters gave, and what orthogonalises, for a network in parts."""
+        """momentum: Muon's. parts: of a network that lies in parts."""
         assert kind in ("adamw", "muon"), kind
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        groups = split_parameters(network) if treated is None else _named(network, treated)
+        groups = split_parameters(network) if parts is None else _named(network, parts.treated)
         if kind == "adamw":
             groups["decayed"] = {**groups["decayed"], **groups.pop("hidden")}
         hidden = groups.pop("hidden", {})
         self.names = {id(p): name for group in (*groups.values(), hidden) for name, p in group.items()}
         self.parameters = [p for group in (*groups.values(), hidden) for p in group.values()]
-        parts: list[dict[str, Any]] = [
+        decays: list[dict[str, Any]] = [
             {"params": list(groups["decayed"].values()), "weight_decay": weight_decay},
             {"params": list(groups["plain"].values()), "weight_decay": 0.0},
         ]
         values: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": ADAM_EPS}
-        self.in_pieces = treated is None and all(map(_simple, self.parameters))
+        self.in_pieces = parts is None and all(map(_simple, self.parameters))
         self.adamw: Any
         if self.in_pieces:
-            self.adamw = AdamW(parts, **values)
+            self.adamw = AdamW(decays, **values)
         else:
             fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in self.parameters)
-            self.adamw = torch.optim.AdamW(parts, fused=fused, **values)
-        self.muon = Muon(hidden.values(), muon_dtype, directions, momentum=momentum)
+            self.adamw = torch.optim.AdamW(decays, fused=fused, **values)
+        self.muon = Muon(hidden.values(), muon_dtype, parts and parts.directions, momentum=momentum)
         self.momenta = self.muon.momenta
 
     @torch.no_grad()
