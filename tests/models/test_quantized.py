@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.test_adapters import logits, move, near
+from tests.models.moved import logits, move, near
 from tests.training.small import batch, equal, network, weights
 from yanmo.errors import InputError
 from yanmo.inference.model import Model
