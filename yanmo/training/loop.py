@@ -367,6 +367,7 @@ class Loop:
             self._restore(folder, state)
             break
         self.run.rewind(self.step)
+        self.run.prune(self.settings.keep)  # the process may have been killed between a checkpoint and this
 
     def _restore(self, folder: Any, state: dict[str, Any]) -> None:
         if state["precision"] != self.settings.precision:
