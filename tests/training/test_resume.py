@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ def test_a_finished_run_makes_no_step_more(data: TokenShards, tmp_path: Path) ->
     whole, _ = go(data, tmp_path / "run", "qwen3", settings())
     again, steps = go(data, tmp_path / "run", "qwen3", settings())
     assert steps == [] and equal(whole, again)
+
+
+def test_a_checkpoint_that_outlived_a_kill_is_removed_by_the_next_start(data: TokenShards, tmp_path: Path) -> None:
+    go(data, tmp_path / "run", "qwen3", settings(keep=1))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    kept = sorted(p.name for p in checkpoints.iterdir())
+    shutil.copytree(checkpoints / kept[0], checkpoints / "step-1")
+    go(data, tmp_path / "run", "qwen3", settings(keep=1))
+    assert sorted(p.name for p in checkpoints.iterdir()) == kept
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(data: TokenShards, tmp_path: Path) -> None:
