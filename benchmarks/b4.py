@@ -173,18 +173,12 @@ def onnxruntime(transformers: Any, folder: Path) -> tuple[Scores, tuple[str, ...
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(folder / "int8.onnx", options, providers=["CPUExecutionProvider"])
 
-    def scores(some: list[str]) -> Any:
-        encoded = tokenizer(some)["input_ids"]
-        order = sorted(range(len(some)), key=lambda i: len(encoded[i]))
-        out = np.empty((len(some), 2), np.float32)
-        for begin in range(0, len(order), BATCH):
-            part = order[begin : begin + BATCH]
-            batch = tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="np")
-            feed = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-            out[part] = session.run(None, feed | {"token_type_ids": np.zeros_like(batch["input_ids"])})[0]
-        return out
+    def scores(rows: list[list[int]]) -> Any:
+        batch = tokenizer.pad({"input_ids": rows}, return_tensors="np")
+        feed = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        return session.run(None, feed | {"token_type_ids": np.zeros_like(batch["input_ids"])})[0]
 
-    return scores, ("onnxruntime", "onnx")
+    return by_length(tokenizer, scores), ("onnxruntime", "onnx")
 
 
 def ctranslate2(transformers: Any, folder: Path) -> tuple[Scores, tuple[str, ...]]:
@@ -204,17 +198,27 @@ def ctranslate2(transformers: Any, folder: Path) -> tuple[Scores, tuple[str, ...
     dense, head = model.bert.pooler.dense, model.classifier
     parts = [p.detach().numpy() for p in (dense.weight, dense.bias, head.weight, head.bias)]
 
+    def scores(rows: list[list[int]]) -> Any:
+        hidden = np.asarray(encoder.forward_batch(rows).last_hidden_state)[:, 0]
+        return np.tanh(hidden @ parts[0].T + parts[1]) @ parts[2].T + parts[3]
+
+    return by_length(tokenizer, scores), ("ctranslate2", "transformers")
+
+
+def by_length(tokenizer: Any, run: Callable[[list[list[int]]], Any]) -> Scores:
+    """Batches of a peer: texts sorted by length, so that little is padded, and their scores put back in order."""
+    import numpy as np
+
     def scores(some: list[str]) -> Any:
         encoded = tokenizer(some)["input_ids"]
         order = sorted(range(len(some)), key=lambda i: len(encoded[i]))
         out = np.empty((len(some), 2), np.float32)
         for begin in range(0, len(order), BATCH):
             part = order[begin : begin + BATCH]
-            hidden = np.asarray(encoder.forward_batch([encoded[i] for i in part]).last_hidden_state)[:, 0]
-            out[part] = np.tanh(hidden @ parts[0].T + parts[1]) @ parts[2].T + parts[3]
+            out[part] = run([encoded[i] for i in part])
         return out
 
-    return scores, ("ctranslate2", "transformers")
+    return scores
 
 
 PEERS = {

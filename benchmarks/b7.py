@@ -2,8 +2,8 @@
 
 Both read the same ids: novels of the Gutenberg project, or other texts (TEXTS names a folder), in a BPE vocabulary that
 is trained on them; every fiftieth document is for validation. Both start as a process of their own and are timed from
-there to the end of their validation. The peer's rate, batch and warm-up are the best of `tune`. Each pair of runs has a
-seed of its own, and ours must end below every loss of the peer, or nothing is measured.
+there to the end of their validation. The peer's rate, batch and warm-up (PEER) are to be the best of `tune`. Each pair
+of runs has a seed of its own, and ours must end below every loss of the peer, or nothing is measured.
 
     ROW        what is measured
     run        peer → Result; NANOGPT is the folder of a checkout
@@ -46,7 +46,7 @@ ROW = Row(
     larger_is_better=False,
 )
 SIZE = {"n_layer": 5, "n_head": 6, "n_embd": 384, "block_size": WINDOW, "dropout": 0.0}
-PEER: dict[str, Any] = {"batch_size": 8, "max_iters": 120, "learning_rate": 2e-3, "warmup_iters": 12}  # as tuned
+PEER: dict[str, Any] = {"batch_size": 8, "max_iters": 120, "learning_rate": 2e-3, "warmup_iters": 12}
 MODEL: dict[str, Any] = {"family": "qwen3", "width": 384, "layers": 5, "heads": 6}
 TRAIN: dict[str, Any] = {
     "rows": 8,

@@ -106,7 +106,7 @@ def resolve(path_or_id: str | Path, *, revision: str | None = None, want: Want =
 
 
 def _looks_like_path(text: str) -> bool:
-    return text[0] in "./~" or text.count("/") > 1 or "\\" in text or text[1:2] == ":" or text.endswith("/")
+    return text[0] in "./~" or text.count("/") > 1 or "\\" in text or text[1:2] == ":" or text.endswith(("/", ".gguf"))
 
 
 def _nearest_sibling(path: Path) -> str:

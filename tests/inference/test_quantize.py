@@ -178,7 +178,7 @@ def test_what_cannot_be_packed_is_one_sentence():
         quantize(adapted)
     with pytest.raises(InputError, match="on meta"):
         quantize(network(**GPT2).to("meta"))
-    with pytest.raises(InputError, match="weights is 5"):
+    with pytest.raises(InputError, match="weights are given 5 bits"):
         Bits(weights=5)
     with pytest.raises(InputError, match="layout is 'columns'"):
         Bits(layout="columns")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import yanmo
 from tests.inference.test_quantize import LLAMA, network
 from yanmo import cli
 from yanmo.errors import InputError
+from yanmo.inference import measured
 from yanmo.inference.measured import ROW, compare, measure
 from yanmo.inference.model import Model
 from yanmo.tokens.train import train_tokenizer
@@ -51,6 +52,17 @@ def test_packing_is_compared_with_what_was_before(folder):
     assert same.agreement(same) == 1
     rough = compare(yanmo.load(folder), 4, TEXT)
     assert rough.agreement < found.agreement
+
+
+def test_a_text_that_is_not_read_whole_is_said_to_be(folder, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, "utf-8")
+    count = len(yanmo.load(folder).tokenizer.encode(TEXT))
+    for most, said in ((count, False), (count - 1, True)):
+        monkeypatch.setattr(measured, "MAX_TOKENS", most)
+        with pytest.raises(SystemExit):
+            cli.main(["quantize", str(folder), "--text", str(path)])
+        assert (f"the first {count - 1:,} of the text's {count:,} tokens" in capsys.readouterr().out) is said
 
 
 def test_the_command_prints_a_table_and_writes_a_folder_that_loads(folder, tmp_path, capsys):

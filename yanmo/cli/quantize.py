@@ -67,7 +67,8 @@ def values(found: Comparison) -> dict[str, Any]:
         name: {"bytes": f.nbytes, "tokens_per_second": f.speed, "bits_per_byte": f.bits_per_byte}
         for name, f in (("before", found.before), ("after", found.after))
     }
-    rest = {"top1_agreement": found.agreement, "formats": found.formats, "tokens": found.tokens}
+    rest: dict[str, Any] = {"top1_agreement": found.agreement, "formats": found.formats}
+    rest |= {"tokens": found.tokens, "text_tokens": found.given}
     return {"parameters": found.parameters, **sides, **rest}
 
 
@@ -89,5 +90,7 @@ def _show(found: Comparison) -> None:
         table.add_row("same likeliest token", "", f"{found.agreement:.1%}", f"of {found.tokens - 1:,}")
     console = Console(markup=False, highlight=False)
     console.print(table)
+    if found.tokens < found.given:
+        console.print(f"measured on the first {found.tokens:,} of the text's {found.given:,} tokens")
     for name, count in sorted(found.formats.items()):
         console.print(f"{count} {'matrix' if count == 1 else 'matrices'} in {FORMATS[name]}")

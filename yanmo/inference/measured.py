@@ -47,13 +47,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What packing changed. formats: how many matrices are in each; tokens: of the text that was read."""
+    """What packing changed. formats: how many matrices are in each; tokens: that were read, of `given` in the text."""
 
     parameters: int
     before: Figures
     after: Figures
     formats: dict[str, int]
     tokens: int
+    given: int
 
     @property
     def agreement(self) -> float | None:
@@ -69,14 +70,16 @@ def compare(model: Model, bits: Bits | int = 8, text: str = "") -> Comparison:
     model.check_writes()
     if model.config.kind != "decoder":
         raise InputError(f"a {model.config.kind} is packed by Model.quantize, and measured here are decoders alone")
-    ids = model.tokenizer.encode(text)[:MAX_TOKENS] if text else []
+    given = model.tokenizer.encode(text) if text else []
+    ids = given[:MAX_TOKENS]
     if text and len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, and at least 2 are needed; give a longer one")
     before = measure(model, ids)
     model.quantize(bits)
     after = measure(model, ids)
     found = {id(m): m.format for m in packed_matrices(model.network).values()}
-    return Comparison(count_parameters(model.network), before, after, dict(Counter(found.values())), len(ids))
+    formats, count = dict(Counter(found.values())), count_parameters(model.network)
+    return Comparison(count, before, after, formats, len(ids), len(given))
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ class Bits:
     def __post_init__(self) -> None:
         for name in ("weights", "words"):
             if getattr(self, name) not in (4, 8):
-                raise InputError(f"{name} is {getattr(self, name)!r}, and must be 4 or 8 bits")
+                raise InputError(f"{name} are given {getattr(self, name)!r} bits, and must have 4 or 8 bits")
         if self.layout not in ("rows", "groups"):
             raise InputError(f"layout is {self.layout!r}, and must be rows or groups")
 

@@ -43,9 +43,8 @@ class AdamW:
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
         self.param_groups = [{"lr": lr, "betas": betas, "eps": eps, **group} for group in groups]
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
-        self.touched: dict[
-            nn.Parameter, tuple[Tensor, Tensor]
-        ] = {}  # first moments of a table, and which rows have any
+        # the first moments of a table, and which of its rows have any
+        self.touched: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
