@@ -351,7 +351,9 @@ def test_what_is_on_this_machine_is_taken_as_it_is(tmp_path: Path, monkeypatch: 
     assert resolve("run") == Path("run/model")
 
 
-@pytest.mark.parametrize("text", ["./gpt3", "{}/gpt3", "~/gpt3", "a/b/c", "C:\\gpt3", "..", "gpt3/", "~nobody/x", "gpt3.gguf"])
+@pytest.mark.parametrize(
+    "text", ["./gpt3", "{}/gpt3", "~/gpt3", "a/b/c", "C:\\gpt3", "..", "gpt3/", "~nobody/x", "gpt3.gguf"]
+)
 def test_what_looks_like_a_path_is_never_asked_of_a_hub(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,8 +78,8 @@ def compare(model: Model, bits: Bits | int = 8, text: str = "") -> Comparison:
     model.quantize(bits)
     after = measure(model, ids)
     found = {id(m): m.format for m in packed_matrices(model.network).values()}
-    formats, count = dict(Counter(found.values())), count_parameters(model.network)
-    return Comparison(count, before, after, formats, len(ids), len(given))
+    formats: dict[str, int] = dict(Counter(found.values()))
+    return Comparison(count_parameters(model.network), before, after, formats, len(ids), len(given))
 
 
 @torch.inference_mode()
