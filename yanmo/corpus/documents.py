@@ -1,7 +1,8 @@
 """Documents, and the Parquet shards that hold them on disk.
 
 In: documents one by one. Out: shards `NAME-00000.parquet` (zstd), one row for each document with the columns id, text,
-source, url, language, license and date, all of them text; read back, a damaged or foreign shard is a FileError.
+source, url, language, license, date, title and meta, all of them text; read back, a damaged or foreign shard is a
+FileError.
 
     new_document              text and source → a Document with its stable id
     ShardWriter               documents → shards of bounded size
@@ -38,6 +39,8 @@ class Document:
     language: str = ""
     license: str = ""
     date: str = ""
+    title: str = ""
+    meta: str = ""  # a JSON object of what this kind of source states beyond: revision, charset, robots, offset …
 
 
 COLUMNS = tuple(field.name for field in fields(Document))
