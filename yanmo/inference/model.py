@@ -1,13 +1,13 @@
 """A model that is ready to use: network, tokenizer, and what its folder says. This is what `yanmo.load` returns.
 
 load            a hub id, a model folder, a run folder, a .gguf file → Model
-Model           logits, hidden, attentions; generate, stream, search, choices, engine; save
+Model           logits, hidden, attentions; encode; generate, stream, search, choices, engine; save
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -302,6 +302,17 @@ class Model:
         from yanmo.inference.choices import choices as score
 
         return score(self, prompt, choices)
+
+    def encode(
+        self, texts: Iterable[str], *, pool: str | None = None, normalize: bool | None = None, budget: int = 4096
+    ) -> Tensor:
+        """One vector of each text, (n, width) in float32, pooled as the folder says: see embeddings.py.
+
+        pool: first, last or mean; normalize: length 1; budget: tokens that are computed together.
+        """
+        from yanmo.inference.embeddings import embed
+
+        return embed(self, texts, pool=pool, normalize=normalize, budget=budget)
 
     def search(self, prompt: str | Sequence[str], **beams: Any) -> Any:
         """The n best texts by beam search, best first, as Ranked; for a list of prompts a list of such lists.
