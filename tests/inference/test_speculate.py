@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
 from yanmo.inference.sampling import Sampling
 from yanmo.inference.speculate import LONGEST_PAUSE, PAUSE, Controller, Lookup
+from yanmo.kernels import native
 
 HOLD = 600
 
@@ -50,11 +52,30 @@ def test_every_family_writes_the_same_with_guesses(name: str, oracle: dict[tuple
         handles = [engine.submit(p, max_new_tokens=o.max_new_tokens) for p, o in zip(prompts, options)]
         found = [h.result(HOLD).ids for h in handles]
         stats = engine.stats()
-    if name in ("rnn", "lstm", "gru", "llama-dynamic"):  # what was read cannot be taken back, or depends on the guesses
+    if name == "llama-dynamic":  # what was read depends on the guesses
         assert stats.drafted == 0
     else:
         assert 0 < stats.accepted < stats.drafted
     assert all(same(model, *each) for each in zip(prompts, options, [0] * 4, found, expected))
+
+
+@pytest.mark.skipif(native.library() is None, reason="packed networks are recorded by the native library")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3-windows"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packed_networks_write_the_same_with_guesses(
+    name: str, bits: int, oracle: dict[tuple[int, ...], list[int]]
+) -> None:
+    model = copy.deepcopy(writer(name)).quantize(bits)
+    prompts = [numbers(3 + i, 20 + i) for i in range(3)]
+    with model.engine(draft=0) as engine:
+        expected = [engine.submit(p, max_new_tokens=25).result(HOLD).ids for p in prompts]
+    oracle |= {tuple(p): text for p, text in zip(prompts, expected)}
+    with model.engine(draft=4) as engine:
+        found = [engine.submit(p, max_new_tokens=25).result(HOLD).ids for p in prompts]
+        stats = engine.stats()
+    assert 0 < stats.accepted < stats.drafted
+    options = Options(max_new_tokens=25)
+    assert all(same(model, *each) for each in zip(prompts, [options] * 3, [0] * 3, found, expected))
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.7, "repetition_penalty": 1.2}])

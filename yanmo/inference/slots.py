@@ -124,8 +124,8 @@ class Slots:
         if self._tensors[0] is not held:
             self._show()
 
-    def stepped(self, lengths: Sequence[int] | None = None) -> None:
-        """After a step: every row has one token more, or the rows have these lengths."""
+    def stepped(self, lengths: Sequence[int] | None = None, ids: Tensor | None = None) -> None:
+        """After a step: every row has one token more, or of the tokens `ids` that it read these lengths remain."""
         if lengths is None:
             self._lengths = [n + 1 for n in self._lengths]
         else:
@@ -185,6 +185,7 @@ class StateSlots:
     def clear(self) -> None:
         """Forget everything."""
         self.cache: RecurrentCache = self._network.new_cache(0, 0)  # type: ignore[assignment]
+        self._before = list(self.cache.states), self.cache.lengths
 
     @property
     def rows(self) -> int:
@@ -209,10 +210,28 @@ class StateSlots:
 
     def ready(self, counts: Sequence[int], most: int) -> None:
         """There is always room."""
+        self._before = list(self.cache.states), self.cache.lengths  # a step makes new ones and leaves these as they are
 
-    def stepped(self, lengths: Sequence[int] | None = None) -> None:
-        """The cache counts by itself."""
-        assert lengths is None, "a state cannot be taken back"
+    def stepped(self, lengths: Sequence[int] | None = None, ids: Tensor | None = None) -> None:
+        """The cache counts by itself; with `lengths` it is what it was before the step, and of `ids` so many are read.
+
+        A state cannot be taken back to the middle of what was read, so rows whose guesses failed read the rest again.
+        """
+        if lengths is None:
+            return
+        assert ids is not None
+        states, before = self._before
+        counts = torch.tensor(list(lengths), device=before.device) - before
+        wrong = (self.cache.lengths - before > counts).nonzero().squeeze(1)
+        if not len(wrong):
+            return
+        again = RecurrentCache([t[:, wrong] for t in states], len(wrong), before.device)
+        some = counts[wrong]
+        width = int(some.max())
+        mask = (torch.arange(width, device=before.device) < some[:, None]).long()
+        self._network.decode(ids[wrong, :width], mask, cache=again)
+        self.cache.states = [held.index_copy(1, wrong, t) for held, t in zip(self.cache.states, again.states)]
+        self.cache.lengths = before + counts
 
 
 def new_slots(network: LanguageModel, most_bytes: int) -> Slots | StateSlots:

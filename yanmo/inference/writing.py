@@ -3,11 +3,13 @@
 B rows, T columns, V vocabulary
 
 Writer.step      yields rows and the logits (rows, V) for the next token of each, again where a guess held
+Columns          several tokens of one text through a recorded step of a packed one
 stepper          ids (B,) and their slots → logits: the network itself, or a recorded step of a packed one
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,9 +22,30 @@ from yanmo.inference.requests import Limits, Row
 from yanmo.inference.slots import Slots, StateSlots
 from yanmo.inference.speculate import Controller, Lookup
 from yanmo.inference.step import Step, can_step
+from yanmo.models.cache import Cache
 from yanmo.models.protocol import LanguageModel
 
 AnySlots = Slots | StateSlots
+MOST_COLUMNS = 16  # of a recorded step
+
+
+class Columns:
+    """Several tokens of one text through a recorded step: each is a row, and all rows are one row of the cache.
+
+    A step writes the keys of all its rows before any of them attends, and a row attends up to its own column.
+    """
+
+    def __init__(self, network: LanguageModel) -> None:
+        self._step = Step(network, most_rows=MOST_COLUMNS)  # type: ignore[arg-type]
+
+    def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Feed ids (T,) to the only row of the cache, which has room for them → logits (T, V)."""
+        rows = copy.copy(cache)
+        shape = (len(ids), -1, -1, -1)
+        rows.keys, rows.values = ([t.expand(shape) for t in held] for held in (cache.keys, cache.values))
+        rows.lengths = cache.lengths + torch.arange(len(ids))
+        rows.longest = cache.longest + len(ids) - 1
+        return self._step(ids.contiguous(), rows)
 
 
 def stepper(network: LanguageModel, rows: int) -> Callable[[Tensor, AnySlots], Tensor]:
@@ -46,9 +69,11 @@ class Writer:
         self._network, self._slots = network, slots
         self._device = network.device  # type: ignore[attr-defined]
         self._step = stepper(network, limits.rows)
-        # a state cannot be taken back to where a guess was wrong, and a recorded step rounds otherwise than `decode`
-        same = isinstance(slots, Slots) and reads_in_parts(network) and not can_step(network)
-        self._draft = limits.draft if same else 0
+        self._draft = limits.draft if reads_in_parts(network) else 0
+        self._columns: Columns | None = None
+        if can_step(network):  # what `decode` computes of packed matrices is rounded otherwise than a recorded step
+            self._draft = min(self._draft, MOST_COLUMNS - 1)
+            self._columns = Columns(network)
         self.controller = Controller()
         self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
 
@@ -69,11 +94,8 @@ class Writer:
             yield rows, logits
             return
         ids, mask = pad([[row.new[-1], *draft] for row, draft in zip(rows, drafts)], self._device)
-        memory, memory_mask, cache = self._slots.memory, self._slots.memory_mask, self._slots.cache
-        lengths = [int(n) + 1 for n in cache.lengths.tolist()]
-        hidden = self._network.decode(ids, mask, memory=memory, memory_mask=memory_mask, cache=cache)
-        every = self._network.logits(hidden).float()  # (B, T, V)
-        self.controller.saw(len(rows), True, time.perf_counter() - start)
+        lengths = [int(n) + 1 for n in self._slots.cache.lengths.tolist()]
+        every = self._every(ids, mask)
         going, held = list(range(len(rows))), [0] * len(rows)
         for column in range(columns):
             yield [rows[place] for place in going], every[going, column]
@@ -82,7 +104,8 @@ class Writer:
                 held[place] += 1
             if not going:
                 break
-        self._slots.stepped([n + h for n, h in zip(lengths, held)])
+        self._slots.stepped([n + h for n, h in zip(lengths, held)], ids)
+        self.controller.saw(len(rows), True, time.perf_counter() - start)  # what was read again counts too
         for row, draft, count in zip(rows, drafts, held):
             if draft and row.lookup is not None:
                 row.lookup.learn(count / len(draft))
@@ -90,10 +113,20 @@ class Writer:
                 self.counts["drafted"] += len(draft)
                 self.counts["accepted"] += count
 
+    def _every(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Read ids (B, T) → the logits (B, T, V) after each."""
+        slots = self._slots
+        if self._columns is not None:
+            assert len(ids) == 1 and isinstance(slots, Slots)
+            return self._columns(ids[0], slots.cache)[None]
+        memory, memory_mask, cache = slots.memory, slots.memory_mask, slots.cache
+        hidden = self._network.decode(ids, mask, memory=memory, memory_mask=memory_mask, cache=cache)
+        return self._network.logits(hidden).float()
+
     def _drafts(self, rows: Sequence[Row]) -> list[list[int]]:
         """The guesses for each row; none where checking them does not pay."""
         none: list[list[int]] = [[] for _ in rows]
-        if not self._draft:
+        if not self._draft or (self._columns is not None and len(rows) > 1):
             return none
         drafts, expected = [], 0.0
         for row in rows:
