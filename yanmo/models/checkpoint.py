@@ -32,6 +32,7 @@ from yanmo.models.lowrank import base_tensor, check_no_adapter_is_lost
 from yanmo.models.recurrent import Recurrent
 from yanmo.models.saving import save_weights
 from yanmo.models.transformer import Transformer
+from yanmo.models.undrawn import undrawn, with_memory
 from yanmo.models.weights import Weights, open_weights
 
 Config = TransformerConfig | RecurrentConfig
@@ -120,7 +121,7 @@ def load_network(
         prefix = _prefix(family, config, weights)
         config = _settle(family, config, weights, prefix)
         try:
-            with torch.device("meta"):
+            with undrawn():
                 network = build(config)
         except RuntimeError as error:  # a product of sizes past 2⁶³
             raise ConfigError(f"{folder}: sizes that no memory holds ({str(error).splitlines()[0]})") from None
@@ -134,7 +135,7 @@ def load_network(
             stored = stored if len(left) == len(plan.sources) else torch.float32
             plan = dataclasses.replace(plan, sources=left)
         network = network.to(dtype or (stored if stored.is_floating_point else torch.float32))
-        network = network.to_empty(device=device)
+        with_memory(network, device)
         _fill(network, plan, weights, extra)
     return network.eval()
 
@@ -149,7 +150,7 @@ def _load_packed(folder: Path, entry: dict[str, Any], *, allow_unknown: bool) ->
     family, config = load_config(folder, allow_unknown=allow_unknown)
     if not isinstance(config, TransformerConfig):
         raise ConfigError(f"{folder}: only Transformers are packed; fetch the folder again")
-    with torch.device("meta"):
+    with undrawn():
         network = Transformer(config)
     network.family = family.model_type
     with open_weights(folder) as weights:
