@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.inference.engines import writer
 from tests.models.tiny import VARIANTS, make, random_ids
@@ -15,7 +17,7 @@ from yanmo.errors import InputError
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
-from yanmo.inference.search import Beams, search_ids
+from yanmo.inference.search import Beams, largest, search_ids
 from yanmo.models.checkpoint import load_network
 
 PATIENCE = {"first": True, "likely": False, "never": "never"}
@@ -119,14 +121,14 @@ def test_sources_stand_once_in_memory_whatever_the_beams(monkeypatch: pytest.Mon
 
 def test_wrong_settings_are_one_sentence() -> None:
     model = writer("llama")
-    for settings, named in [
+    for wrong, named in [
         ({"beams": 0}, "beams is 0"),
         ({"n": 5}, "n is 5"),
         ({"patience": "long"}, "patience is 'long'"),
         ({"length_penalty": float("nan")}, "length_penalty"),
     ]:
         with pytest.raises(InputError, match=named):
-            Beams(**settings)
+            Beams(**wrong)
     with pytest.raises(InputError, match="61 tokens; take fewer"):
         search_ids(model.network, [[3]], Beams(beams=40), Options(), model.ends)
     with pytest.raises(InputError, match="no sampling"):
@@ -148,3 +150,16 @@ def test_a_models_own_doors(tmp_path: Path) -> None:
     assert model.search(["The ink"], beams=3, n=2, max_new_tokens=5) == [best]
     with pytest.raises(InputError, match="nearest: 'beams'"):
         model.search("The ink", beam=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20_000), st.integers(1, 12), st.integers(0, 99), st.booleans())
+def test_the_largest_of_many_are_those_of_a_sort(length: int, count: int, seed: int, ties: bool) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    scores = torch.randn(length, generator=draw)
+    scores = (scores * 3).round() if ties else scores
+    scores[torch.rand(length, generator=draw) < 0.3] = -torch.inf
+    count = min(count, length)
+    values, places = largest(scores, count)
+    assert torch.equal(values, scores.sort(descending=True).values[:count])
+    assert torch.equal(scores[places], values) and len(set(places.tolist())) == count

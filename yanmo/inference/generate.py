@@ -101,7 +101,7 @@ def generate_ids(
     texts: list[list[int]] = [[] for _ in rows]
     state = Start(network, rows, options, ends)
     active = [row for row in range(len(rows)) if state.limits[row] > 0]
-    logits = state.logits
+    logits = state.logits.float()
     if len(active) < len(rows):
         logits = logits[torch.tensor(active, dtype=torch.long, device=logits.device)]
         state.keep(active)
@@ -125,11 +125,11 @@ def generate_ids(
         if len(kept) < len(active):
             active, ids = [active[k] for k in kept], [ids[k] for k in kept]
             state.keep(kept)
-        logits = state.step(ids)
+        logits = state.step(ids).float()
 
 
 class Start:
-    """The memory and cache after the prompts; `step` feeds one token per row and returns the next logits (B, V)."""
+    """The memory and cache after the prompts; `step` feeds one token per row, and returns the next logits (B, V)."""
 
     def __init__(self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends) -> None:
         self.network = network
@@ -156,7 +156,7 @@ class Start:
             order = torch.arange(ids.shape[1], device=ids.device)
             column = torch.where(mask > 0, order, -1).amax(1)
             last = hidden[torch.arange(len(ids), device=ids.device), column]
-        return self.network.logits(last).float()
+        return self.network.logits(last)
 
     def step(self, ids: list[int]) -> Tensor:
         """Feed one id per row: a packed decoder in one native call (step.py), any other layer by layer."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from yanmo.inference.model import Model
 
 LENGTHS = ("max_new_tokens", "max_length")
+BLOCK = 256  # numbers of which `largest` asks for the maximum alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,18 +124,18 @@ def search_ids(
 
 def _advance(item: _Item, logits: Tensor, keep: int, beams: Beams, ends: Ends) -> list[tuple[int, int]]:
     """One step of one prompt, from the logits (K, V) of its beams; returns (beam, id) of those that run on."""
-    shares = logits.log_softmax(-1)
+    shares = logits.float().log_softmax(-1)  # of few rows at a time: those of all prompts would leave the cache
     texts = [text for _, text in item.running]
     none: list[list[int]] = [[] for _ in texts]
     shares = scored(shares, none, texts, [item.limit] * len(texts), Sampling(), ends)
     before = torch.tensor([score for score, _ in item.running], device=shares.device)
-    best = (shares + before[:, None]).flatten().topk(keep)
+    values, indices = largest((shares + before[:, None]).flatten(), keep)
     length = len(texts[0]) + 1
     running: list[tuple[float, list[int]]] = []
     places: list[tuple[int, int]] = []
     full = len(item.finished) == beams.beams
     new: list[Found] = []
-    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist())):
+    for rank, (score, index) in enumerate(zip(values.tolist(), indices.tolist())):
         beam, token = divmod(index, shares.shape[1])
         text = [*texts[beam], token]
         finish = "stop" if token in ends.eos_ids else "length" if length >= item.limit else ""
@@ -147,6 +148,23 @@ def _advance(item: _Item, logits: Tensor, keep: int, beams: Beams, ends: Ends) -
     item.running = running
     item.over = not running or not _can_improve(item, length, beams)
     return [] if item.over else places
+
+
+def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest of many numbers (N,), best first, and their places: those of the blocks with the largest maxima.
+
+    torch's topk of 230,000 numbers takes 0.46 ms in one thread, four times what a maximum of each block takes.
+    """
+    blocks = scores[: len(scores) // BLOCK * BLOCK].view(-1, BLOCK)
+    if len(blocks) < 8 * count:
+        best = scores.topk(count)
+        return best.values, best.indices
+    chosen = blocks.amax(1).topk(count).indices
+    within = torch.arange(BLOCK, device=scores.device)
+    rest = torch.arange(blocks.numel(), len(scores), device=scores.device)
+    places = torch.cat([(chosen[:, None] * BLOCK + within).flatten(), rest])
+    best = scores[places].topk(count)
+    return best.values, places[best.indices]
 
 
 def _can_improve(item: _Item, length: int, beams: Beams) -> bool:
