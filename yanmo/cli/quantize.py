@@ -33,6 +33,9 @@ def quantize(
     text: Annotated[
         Path | None, typer.Option(help="A text that the model is measured on; some tens of kilobytes are enough.")
     ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Another text than --text, by which 4 bits are rounded (GPTQ); takes longer.")
+    ] = None,
     words: Annotated[int, typer.Option(help="Bits of the matrix of the words: 8 or 4.")] = 8,
     layout: Annotated[
         str, typer.Option(help="Of 8 bits: rows, one scale for each; or groups, one for each 32 weights.")
@@ -49,8 +52,11 @@ def quantize(
     if out is not None and out.exists():
         raise InputError(f"{out}: exists already; give another folder")
     read = "" if text is None else read_text(text)
+    near = "" if calibrate is None else read_text(calibrate)
+    if calibrate is not None and (bits != 4 or not near.strip() or near == read):
+        raise InputError(f"{calibrate}: calibrating takes --bits 4 and a text that is not that of --text")
     loaded = load(model, device="cpu")
-    found = compare(loaded, chosen, read)
+    found = compare(loaded, chosen, read, near)
     if out is not None:
         loaded.save(out)
     if as_json:

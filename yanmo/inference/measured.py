@@ -21,11 +21,12 @@ from torch import Tensor
 from yanmo.errors import InputError
 from yanmo.inference.generate import Ends, Options, generate_ids
 from yanmo.inference.model import Model
-from yanmo.inference.quantize import Bits
+from yanmo.inference.quantize import Bits, quantize
 from yanmo.models.packed import count_parameters, packed_bytes, packed_matrices
 
 ROW = 256  # tokens that are read together; the text is cut into rows of so many
 MAX_TOKENS = 16_384  # of the text
+MAX_CALIBRATION = 32_768  # tokens of the text that rounding is calibrated on
 PROMPT, WRITTEN, TURNS = 16, 32, 3  # tokens of a prompt, tokens written after it, times
 
 
@@ -62,10 +63,11 @@ class Comparison:
         return self.before.agreement(self.after)
 
 
-def compare(model: Model, bits: Bits | int = 8, text: str = "") -> Comparison:
+def compare(model: Model, bits: Bits | int = 8, text: str = "", calibrate: str = "") -> Comparison:
     """Pack a model in place and measure it before and after; the first MAX_TOKENS of the text are read.
 
-    Raises InputError for a model that does not write, for what cannot be packed, and a text of less than two tokens.
+    calibrate: another text, by whose first MAX_CALIBRATION tokens 4 bits are rounded (calibrate.py).
+    Raises InputError for a model that does not write, for what cannot be packed, and texts that are too short.
     """
     model.check_writes()
     if model.config.kind != "decoder":
@@ -74,12 +76,22 @@ def compare(model: Model, bits: Bits | int = 8, text: str = "") -> Comparison:
     ids = given[:MAX_TOKENS]
     if text and len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, and at least 2 are needed; give a longer one")
+    rows = rows_of(model, calibrate) if calibrate else []
     before = measure(model, ids)
-    model.quantize(bits)
+    quantize(model.network, bits, rows)  # type: ignore[arg-type]
     after = measure(model, ids)
     found = {id(m): m.format for m in packed_matrices(model.network).values()}
     formats: dict[str, int] = dict(Counter(found.values()))
     return Comparison(count_parameters(model.network), before, after, formats, len(ids), len(given))
+
+
+def rows_of(model: Model, text: str) -> list[Tensor]:
+    """The beginning of a text as rows of ids (1, ROW) at most, for calibration."""
+    ids = model.tokenizer.encode(text)[:MAX_CALIBRATION]
+    if len(ids) < ROW:
+        raise InputError(f"the text to calibrate on has {len(ids)} tokens, and at least {ROW} are needed; give more")
+    room = min(ROW, getattr(model.config, "max_positions", 0) or ROW)
+    return [torch.tensor([ids[start : start + room]]) for start in range(0, len(ids), room)]
 
 
 @torch.inference_mode()

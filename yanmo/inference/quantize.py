@@ -3,6 +3,7 @@
     Bits              how matrices are packed, and in more bits where fewer lose too much of one
     quantize          network → the same network, its matrices packed into one piece of memory
     error_of          how much of a matrix is lost
+    calibrated        one layer of a decoder after the other, rounded by what the ones before it make of a text
 
 Norms, biases and tables of positions stay as they are.
 """
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yanmo.errors import InputError
+from yanmo.inference.calibrate import lost, round_to, sums_of
 from yanmo.kernels.arena import Arena
 from yanmo.kernels.matrix import Format, Matrix, dense, pack_groups, pack_rows, size_of
 from yanmo.models.lowrank import board_of
@@ -77,11 +79,11 @@ def _packed(weight: Tensor, format: Format) -> Matrix:
     return pack_rows(weight) if format == "rows8" else pack_groups(weight, 4 if format == "groups4" else 8)
 
 
-def quantize(network: Transformer, bits: Bits | int | None = None) -> Transformer:
+def quantize(network: Transformer, bits: Bits | int | None = None, rows: Sequence[Tensor] = ()) -> Transformer:
     """Pack the matrices of a network, in place, and return it; each is freed as it is packed.
 
-    bits: 8 or 4, or all of Bits. Raises InputError for a recurrent network, one on another device, one with adapters,
-    or one packed before.
+    bits: 8 or 4, or all of Bits. rows: ids (1, T) by which a decoder is calibrated, in 4 bits alone. Raises InputError
+    for a recurrent network, one on another device, one with adapters, or one packed before.
     """
     bits = Bits() if bits is None else Bits(weights=bits) if isinstance(bits, int) else bits
     if not isinstance(network, Transformer):
@@ -92,16 +94,39 @@ def quantize(network: Transformer, bits: Bits | int | None = None) -> Transforme
         raise InputError(f"the network is on {network.device}, and is packed for the CPU; load it with device='cpu'")
     if board_of(network) is not None:
         raise InputError("the network has adapters; merge them before it is packed")
+    if rows and (bits.weights != 4 or network.config.kind != "decoder"):
+        raise InputError(
+            f"a text calibrates decoders in 4 bits, not a {network.config.kind} in {bits.weights}; leave the text out"
+        )
     linears = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
     arena = _arena([*linears.values(), *_tables(network)])
-    for names in siblings(list(linears)):
+    sums: dict[str, Tensor] = {}
+    groups = siblings(list(linears))
+    for names in groups:
+        if rows and names[0] not in sums:
+            near = [g[0] for g in groups if _block(g[0]) == _block(names[0])]
+            sums = dict(zip(near, sums_of(network, [linears[name] for name in near], rows), strict=True))
         layers = [linears.pop(name) for name in names]
-        held = hold_together([bits.pack(layer.weight, bits.weights) for layer in layers], arena)
+        held = hold_together([calibrated(bits, layer.weight, sums.get(names[0])) for layer in layers], arena)
         for name, layer, matrix in zip(names, layers, held, strict=True):
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, PackedLinear(matrix, layer.bias, wide=bits.wide))
     _pack_words(network, bits, arena, network.dtype)
     return network.eval().requires_grad_(False)
+
+
+def calibrated(bits: Bits, weight: Tensor, sums: Tensor | None) -> Matrix:
+    """Pack one matrix; where plain rounding gives it 4 bits, as GPTQ rounds it, if that loses less on the text."""
+    plain = bits.pack(weight, bits.weights)
+    if sums is None or plain.format != "groups4":
+        return plain
+    other = round_to(weight, sums)
+    return other if lost(other, weight, sums) < lost(plain, weight, sums) else plain
+
+
+def _block(name: str) -> str:
+    """The layer of the stack that a matrix belongs to: decoder.layers.3."""
+    return ".".join(name.split(".")[:3])
 
 
 def _arena(layers: Sequence[Any]) -> Arena:
