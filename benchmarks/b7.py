@@ -33,10 +33,9 @@ HELD_OUT = 50  # one document of so many; novels are read as documents of a few 
 EVALUATED = 40_960  # tokens of the peer's validation
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "corpora"
 TRIED = [  # batch, rate, warm-up as a share
-    *[(8, rate, 0.1) for rate in (2e-3, 1e-3, 4e-3, 8e-3)],
-    *[(4, rate, 0.1) for rate in (1e-3, 2e-3, 4e-3)],
-    *[(2, rate, 0.1) for rate in (1e-3, 2e-3)],
-    *[(4, 2e-3, warm) for warm in (0.03, 0.3)],
+    *[(8, rate, 0.1) for rate in (2e-3, 1e-3, 5e-4)],
+    *[(4, rate, 0.1) for rate in (1e-3, 5e-4)],
+    *[(2, rate, 0.1) for rate in (1e-3, 5e-4)],
 ]
 ROW = Row(
     name="B7",
@@ -46,14 +45,14 @@ ROW = Row(
     larger_is_better=False,
 )
 SIZE = {"n_layer": 5, "n_head": 6, "n_embd": 384, "block_size": WINDOW, "dropout": 0.0}
-PEER: dict[str, Any] = {"batch_size": 8, "max_iters": 120, "learning_rate": 2e-3, "warmup_iters": 12}
-MODEL: dict[str, Any] = {"family": "qwen3", "width": 384, "layers": 5, "heads": 6}
+PEER: dict[str, Any] = {"batch_size": 2, "max_iters": 480, "learning_rate": 5e-4, "warmup_iters": 48}
+MODEL: dict[str, Any] = {"family": "qwen3", "width": 480, "layers": 3, "heads": 6}
 TRAIN: dict[str, Any] = {
     "rows": 8,
     "length": WINDOW,
-    "steps": 100,
+    "steps": 60,
     "optimizer": "muon",
-    "learning_rate": 0.008,
+    "learning_rate": 0.005,
     "momentum": 0.9,
     "schedule": "linear",
 }
