@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import yanmo
 from tests.inference.engines import WRITERS, plain, same, writer
 from tests.models.tiny import random_ids
+from yanmo.errors import InputError
+from yanmo.inference import drafting
 from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
 from yanmo.inference.sampling import Sampling
@@ -151,3 +155,53 @@ def test_it_begins_again_where_the_text_begins_to_repeat_itself() -> None:
     asked = [controller.wants(2, 0.1) for _ in range(4 * LONGEST_PAUSE)]
     assert not any(asked[: PAUSE - 1]) and 3 <= sum(asked) <= 12
     assert controller.wants(2, 6.0)
+
+
+@pytest.mark.parametrize("small", ["llama", "gpt2", "lstm", "llama-tied"])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.8, "repetition_penalty": 1.2}])
+def test_a_draft_model_changes_no_text(small: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    model = writer("llama")
+    prompts = [numbers(3 + 2 * i, 60 + i) for i in range(5)]
+    options = [Options(max_new_tokens=20, seed=i, sampling=Sampling(**settings)) for i in range(5)]
+    expected = [plain(model, p, o)[0] for p, o in zip(prompts, options)]
+    with model.engine(draft_model=writer(small), rows=3, draft=5) as engine:
+        handles = [engine.submit(p, max_new_tokens=20, seed=i, **settings) for i, p in enumerate(prompts)]
+        found = [h.result(HOLD).ids for h in handles]
+        stats = engine.stats()
+    assert all(same(model, *each) for each in zip(prompts, options, [0] * 5, found, expected))
+    assert stats.drafted > 0
+    if small == "llama":  # the model itself: every guess holds, drawn ones too, but for the end of each text
+        assert stats.accepted >= stats.drafted - 5
+    else:
+        assert stats.accepted < stats.drafted
+
+
+def test_a_draft_model_begins_anew_in_a_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    monkeypatch.setattr(drafting, "WINDOW", 8)
+    monkeypatch.setattr(drafting, "ROOM", 16)
+    model = Model(writer("llama").network, None, Ends())
+    prompt, options = numbers(30, 5), Options(max_new_tokens=60)
+    with model.engine(draft_model=Model(writer("gpt2").network, None), draft=4) as engine:
+        found = engine.submit(prompt, max_new_tokens=60).result(HOLD).ids
+        assert engine.stats().drafted > 30
+    assert same(model, prompt, options, 0, found, plain(model, prompt, options)[0])
+
+
+def test_a_draft_of_another_vocabulary_is_one_sentence(tmp_path: Path) -> None:
+    from benchmarks.b0 import make_model
+
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0}
+    make_model(pytest.importorskip("transformers"), tmp_path, **sizes)
+    model = yanmo.load(tmp_path)
+    with pytest.raises(InputError, match="61 tokens and the model 256; take a draft of the same vocabulary"):
+        model.generate("The ink", draft=writer("llama"))
+    with pytest.raises(InputError, match="the draft is a encoder-decoder"):
+        model.generate("The ink", draft=writer("t5"))
+    text = model.generate(["The ink", "is"], max_new_tokens=12)
+    assert model.generate(["The ink", "is"], max_new_tokens=12, draft=model) == text
+    assert "".join(model.stream("The ink", max_new_tokens=12, draft=model)) == text[0]

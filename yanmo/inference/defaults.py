@@ -12,8 +12,10 @@ from typing import Any
 
 from yanmo.errors import FileError
 from yanmo.files import read_json_object
+from yanmo.gguf import read_header
 from yanmo.inference.generate import Ends
 from yanmo.models.config import RecurrentConfig, TransformerConfig
+from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
 def read_ends(folder: Path | None, config: TransformerConfig | RecurrentConfig) -> Ends:
@@ -72,3 +74,14 @@ def generation_values(ends: Ends, config: TransformerConfig | RecurrentConfig) -
         "bad_words_ids": [[i] for i in ends.never_ids] or None,
     }
     return {k: v for k, v in values.items() if v is not None}
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The folder's tokenizer, or None where it holds no file of one (a damaged one is an error)."""
+    if not folder.is_dir():
+        return load_tokenizer(folder) if "tokenizer.ggml.tokens" in read_header(folder).metadata else None
+    names = {p.name for p in folder.iterdir()}
+    known = {"tokenizer.json", "vocab.json", "vocab.txt", "encoder.json"}
+    if names & known or any(n.endswith((".model", ".spm")) for n in names):
+        return load_tokenizer(folder)
+    return None

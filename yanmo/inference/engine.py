@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yanmo.errors import BusyError, Error, InputError
+from yanmo.inference.drafting import Drafter, check_draft
 from yanmo.inference.generate import Options, Token, counted, limit_of, options_of, scored, tokens_of
 from yanmo.inference.prefixes import Prefixes
 from yanmo.inference.reading import Reader
@@ -51,7 +52,7 @@ class Stats:
     reused_tokens: int  # of prompts, found among the prefixes
     new_tokens: int
     steps: int
-    drafted: int  # tokens that were looked up
+    drafted: int  # tokens that were guessed
     accepted: int  # of them, those that the network would have written
     ended: int
     cancelled: int
@@ -61,15 +62,18 @@ class Stats:
 class Engine:
     """Write texts side by side. Use it in a `with` block, or call `close`."""
 
-    def __init__(self, model: Model, limits: Limits | None = None) -> None:
+    def __init__(self, model: Model, limits: Limits | None = None, draft: Model | None = None) -> None:
         model.check_writes()
+        if draft is not None:
+            check_draft(model, draft)
         self.model, self.limits = model, limits or Limits()
         network = model.network
         self.cost = Cost.of(network)
         self._prefixes = Prefixes(self.limits.prefix_bytes)
         self._slots = new_slots(network, self.limits.cache_bytes)
         self._reader = Reader(network, model.ends, self._prefixes)
-        self._writer = Writer(network, self._slots, self.limits)
+        drafter = None if draft is None else Drafter(draft.network, network.config.output_size, model.ends)
+        self._writer = Writer(network, self._slots, self.limits, drafter)
         self._waiting = Waiting()
         self._joining: deque[Row] = deque()
         self._running: list[Row] = []  # in the order of the slots

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
-from yanmo.gguf import is_gguf, read_header
+from yanmo.gguf import is_gguf
 from yanmo.hub import resolve
-from yanmo.inference.defaults import generation_values, read_ends
+from yanmo.inference.defaults import generation_values, read_ends, read_tokenizer
+from yanmo.inference.drafting import with_draft
 from yanmo.inference.generate import Ends, Options, Token, generate_ids, options_of
 from yanmo.inference.text import Generation, TextRow, stops_of
 from yanmo.models.adapterfiles import is_adapter
@@ -26,7 +27,7 @@ from yanmo.models.adapterloading import open_adapter
 from yanmo.models.checkpoint import Network, load_network, packed_entry, save_network
 from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
 from yanmo.models.packed import count_parameters
-from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
+from yanmo.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from yanmo.inference.choices import Choice
@@ -67,10 +68,10 @@ def load(
         packed = bits is not None or packed_entry(folder) is not None
         device = "cuda" if torch.cuda.is_available() and not packed else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "device": device, "head": head, "labels": tuple(labels)}
-    tokenizer = _tokenizer(folder)
+    tokenizer = read_tokenizer(folder)
     if is_adapter(folder):
         network, folder = open_adapter(folder, **options, allow_unknown=allow_unknown)
-        tokenizer = tokenizer or _tokenizer(folder)
+        tokenizer = tokenizer or read_tokenizer(folder)
     else:
         network = load_network(folder, **options, allow_unknown=allow_unknown)
     if tokenizer is not None and tokenizer.vocab_size > network.config.vocab_size:
@@ -81,17 +82,6 @@ def load(
         )
     model = Model(network, tokenizer, read_ends(folder, network.config), folder)
     return model if bits is None else model.quantize(bits)
-
-
-def _tokenizer(folder: Path) -> Tokenizer | None:
-    """The folder's tokenizer, or None where it holds no file of one (a damaged one is an error)."""
-    if not folder.is_dir():
-        return load_tokenizer(folder) if "tokenizer.ggml.tokens" in read_header(folder).metadata else None
-    names = {p.name for p in folder.iterdir()}
-    known = {"tokenizer.json", "vocab.json", "vocab.txt", "encoder.json"}
-    if names & known or any(n.endswith((".model", ".spm")) for n in names):
-        return load_tokenizer(folder)
-    return None
 
 
 class Model:
@@ -251,7 +241,8 @@ class Model:
 
         Options: max_new_tokens (256) or max_length (prompt included), temperature (0: greedy; above: samples), top_k,
         top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, stop (strings that end the
-        text and are left out), seed, n (texts per prompt), logprobs (k: return Generation objects with probabilities).
+        text and are left out), seed, n (texts per prompt), logprobs (k: return Generation objects with probabilities),
+        draft (a smaller Model of the same vocabulary, whose guesses are checked: the same text, sooner).
         Returns a string for a string, a list for a list; lists of n where n is given.
         """
         several, prompts = not isinstance(prompt, str), [prompt] if isinstance(prompt, str) else list(prompt)
@@ -267,9 +258,13 @@ class Model:
         self, prompts: Sequence[str], *, stop: str | Sequence[str] = (), **options: Any
     ) -> list[list[Generation]]:
         """The same as `generate`, with everything that is known of each text: n of them for each prompt."""
+        draft = options.pop("draft", None)
         chosen = options_of(options)
         if not prompts:
             return []
+        if draft is not None:
+            with with_draft(self, draft, prompts, stop, options) as handles:
+                return [handle.generations() for handle in handles]
         rows = self._rows(prompts, chosen, stop)
         for _ in self._run(rows, chosen):
             pass
@@ -278,9 +273,14 @@ class Model:
 
     def stream(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
         """Continue one prompt piece by piece; no piece splits a character, and their sum is what `generate` returns."""
+        draft = options.pop("draft", None)
         chosen = options_of(options)
         if chosen.n != 1:
             raise InputError(f"n is {chosen.n}, and a stream has one text; use generate")
+        if draft is not None:
+            with with_draft(self, draft, [prompt], stop, options) as handles:
+                yield from handles[0]
+            return
         rows = self._rows([prompt], chosen, stop)
         for _ in self._run(rows, chosen):
             piece = rows[0].take()
@@ -290,12 +290,12 @@ class Model:
         if rest:
             yield rest
 
-    def engine(self, **limits: int) -> Engine:
-        """Start an engine: many texts at once, from any thread or asyncio (docs/engine.md). limits: see Limits."""
+    def engine(self, *, draft_model: Model | None = None, **limits: int) -> Engine:
+        """Many texts at once, from any thread (docs/engine.md). limits: see Limits; draft_model: guesses for it."""
         from yanmo.inference.engine import Engine
         from yanmo.inference.requests import limits_of
 
-        return Engine(self, limits_of(limits))
+        return Engine(self, limits_of(limits), draft_model)
 
     def choices(self, prompt: str, choices: Sequence[str]) -> list[Choice]:
         """Score several continuations of one prompt (the targets of one source), in their order: see choices.py."""

@@ -204,6 +204,8 @@ class Row:
     fed: int = 0  # tokens of the prompt that were read
     cache: Any = None  # while the prompt is read
     lookup: Lookup | None = None  # its tokens, where guesses are made from them
+    behind: Any = None  # what a draft model has read of it
+    held: float = 0.5  # share of the guesses of that model that are likely to hold
 
     @property
     def over(self) -> bool:

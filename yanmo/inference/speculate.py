@@ -8,11 +8,13 @@ A guess is checked by the network's own choice, greedy or drawn, so the text is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 SEEN = 3  # tokens that must have stood together before
 SHARE = 0.2  # of the newest observation in a running mean
 PAUSE, LONGEST_PAUSE = 32, 1024  # steps between two trials where guessing did not pay
+LOSS = 0.01  # share of the time that trials may take beyond it
 
 
 class Lookup:
@@ -46,7 +48,7 @@ class Controller:
     """Compares the time of a step with guesses and of one without, for each number of rows.
 
     Where guessing does not pay it is tried again after a pause, which doubles each time that it still does not, so
-    that what the trials cost stays a small share: with a step of twice the time, one in 32 to 1024.
+    that what the trials cost stays a small share: with a step of twice the time, one in 100 to 1024.
     """
 
     def __init__(self) -> None:
@@ -64,12 +66,13 @@ class Controller:
             if guessing is not None:
                 self._pause[rows] = PAUSE
             return True
-        left = self._left.get(rows, self._pause.setdefault(rows, PAUSE)) - 1
+        first = max(self._pause.setdefault(rows, PAUSE), math.ceil((guessing / without - 1) / LOSS))
+        left = self._left.get(rows, first) - 1
         if left > 0:
             self._left[rows] = left
             return False
         self._pause[rows] = min(2 * self._pause[rows], LONGEST_PAUSE)
-        self._left[rows] = self._pause[rows]
+        self._left[rows] = max(self._pause[rows], math.ceil((guessing / without - 1) / LOSS))
         return True
 
     def learn(self, share: float) -> None:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from yanmo.inference.drafting import Drafter
 from yanmo.inference.generate import pad
 from yanmo.inference.reading import reads_in_parts
 from yanmo.inference.requests import Limits, Row
 from yanmo.inference.slots import Slots, StateSlots
-from yanmo.inference.speculate import Controller, Lookup
+from yanmo.inference.speculate import SHARE, Controller, Lookup
 from yanmo.inference.step import Step, can_step
 from yanmo.models.cache import Cache
 from yanmo.models.protocol import LanguageModel
@@ -65,7 +66,8 @@ def stepper(network: LanguageModel, rows: int) -> Callable[[Tensor, AnySlots], T
 class Writer:
     """Feeds the rows that stand in the slots."""
 
-    def __init__(self, network: LanguageModel, slots: AnySlots, limits: Limits) -> None:
+    def __init__(self, network: LanguageModel, slots: AnySlots, limits: Limits, drafter: Drafter | None = None) -> None:
+        self._drafter = drafter
         self._network, self._slots = network, slots
         self._device = network.device  # type: ignore[attr-defined]
         self._step = stepper(network, limits.rows)
@@ -74,7 +76,8 @@ class Writer:
         if can_step(network):  # what `decode` computes of packed matrices is rounded otherwise than a recorded step
             self._draft = min(self._draft, MOST_COLUMNS - 1)
             self._columns = Columns(network)
-        self.controller = Controller()
+        self.controller, self.of_draft = Controller(), Controller()
+        self._kind = ""  # of the guesses of the present step: lookup, draft or none
         self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
 
     def step(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Tensor]]:
@@ -82,7 +85,8 @@ class Writer:
 
         Yields rows with the logits of their next token, which the caller appends to each before it goes on.
         """
-        drafts, start = self._drafts(rows), time.perf_counter()
+        start = time.perf_counter()
+        drafts = self._drafts(rows)
         self.counts["steps"] += 1
         columns = 1 + max(map(len, drafts), default=0)
         self._slots.ready([1 + len(draft) for draft in drafts], max(row.need for row in rows))
@@ -90,8 +94,9 @@ class Writer:
             ids = torch.tensor([row.new[-1] for row in rows], device=self._device)
             logits = self._step(ids, self._slots)
             self._slots.stepped()
-            self.controller.saw(len(rows), False, time.perf_counter() - start)
             yield rows, logits
+            for controller in (self.controller, self.of_draft):
+                controller.saw(len(rows), False, time.perf_counter() - start)
             return
         ids, mask = pad([[row.new[-1], *draft] for row, draft in zip(rows, drafts)], self._device)
         lengths = [int(n) + 1 for n in self._slots.cache.lengths.tolist()]
@@ -105,13 +110,21 @@ class Writer:
             if not going:
                 break
         self._slots.stepped([n + h for n, h in zip(lengths, held)], ids)
-        self.controller.saw(len(rows), True, time.perf_counter() - start)  # what was read again counts too
+        controller = self.controller if self._kind == "lookup" else self.of_draft
+        controller.saw(len(rows), True, time.perf_counter() - start)  # what was read again counts too
         for row, draft, count in zip(rows, drafts, held):
-            if draft and row.lookup is not None:
-                row.lookup.learn(count / len(draft))
-                self.controller.learn(count / len(draft))
+            if draft:
+                self._learn(row, count / len(draft))
                 self.counts["drafted"] += len(draft)
                 self.counts["accepted"] += count
+
+    def _learn(self, row: Row, share: float) -> None:
+        """What share of the guesses for a row held."""
+        if self._kind == "draft":
+            row.held += SHARE * (share - row.held)
+        elif row.lookup is not None:
+            row.lookup.learn(share)
+            self.controller.learn(share)
 
     def _every(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Read ids (B, T) → the logits (B, T, V) after each."""
@@ -137,7 +150,19 @@ class Writer:
             draft = row.lookup.guess(min(self._draft, row.limit - len(row.new) - 1))
             expected += row.lookup.rate * len(draft)
             drafts.append(draft)
-        return drafts if expected and self.controller.wants(len(rows), expected) else none
+        self._kind = "lookup"
+        if expected and self.controller.wants(len(rows), expected):
+            return drafts
+        return none if self._drafter is None else self._guessed(rows, self._drafter)
+
+    def _guessed(self, rows: Sequence[Row], drafter: Drafter) -> list[list[int]]:
+        """The guesses of the draft model, the more the more of them held; none where they do not pay."""
+        most = [min(1 + round(r.held * self._draft), self._draft, r.limit - len(r.new) - 1) for r in rows]
+        expected = sum(row.held * max(count, 0) for row, count in zip(rows, most))
+        if not expected or not self.of_draft.wants(len(rows), expected):
+            return [[] for _ in rows]
+        self._kind = "draft"
+        return [drafter.guess(row, count) for row, count in zip(rows, most)]
 
 
 def _holds(row: Row, guess: int) -> bool:
