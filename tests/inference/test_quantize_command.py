@@ -54,6 +54,18 @@ def test_packing_is_compared_with_what_was_before(folder):
     assert rough.agreement < found.agreement
 
 
+def test_a_text_that_calibrates_in_part_is_said_to(folder, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, "utf-8")
+    count = len(yanmo.load(folder).tokenizer.encode(TEXT))
+    for most, said in ((count, False), (count - 1, True)):
+        monkeypatch.setattr(measured, "MAX_CALIBRATION", most)
+        with pytest.raises(SystemExit):
+            cli.main(["quantize", str(folder), "--bits", "4", "--calibrate", str(path)])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert (f"calibrated on the first {count - 1:,} of its text's {count:,} tokens" in shown) is said
+
+
 def test_a_text_that_is_not_read_whole_is_said_to_be(folder, tmp_path, capsys, monkeypatch):
     path = tmp_path / "text.txt"
     path.write_text(TEXT, "utf-8")

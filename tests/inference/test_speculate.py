@@ -202,6 +202,8 @@ def test_a_draft_of_another_vocabulary_is_one_sentence(tmp_path: Path) -> None:
         model.generate("The ink", draft=writer("llama"))
     with pytest.raises(InputError, match="the draft is a encoder-decoder"):
         model.generate("The ink", draft=writer("t5"))
+    with pytest.raises(InputError, match="draft is 'small', and must be a model; open it first"):
+        model.generate("The ink", draft="small")
     text = model.generate(["The ink", "is"], max_new_tokens=12)
     assert model.generate(["The ink", "is"], max_new_tokens=12, draft=model) == text
     assert "".join(model.stream("The ink", max_new_tokens=12, draft=model)) == text[0]

@@ -75,6 +75,7 @@ def values(found: Comparison) -> dict[str, Any]:
     }
     rest: dict[str, Any] = {"top1_agreement": found.agreement, "formats": found.formats}
     rest |= {"tokens": found.tokens, "text_tokens": found.given}
+    rest |= {"calibration_tokens": found.calibrated, "calibration_text_tokens": found.to_calibrate}
     return {"parameters": found.parameters, **sides, **rest}
 
 
@@ -98,5 +99,7 @@ def _show(found: Comparison) -> None:
     console.print(table)
     if found.tokens < found.given:
         console.print(f"measured on the first {found.tokens:,} of the text's {found.given:,} tokens")
+    if found.calibrated < found.to_calibrate:
+        console.print(f"calibrated on the first {found.calibrated:,} of its text's {found.to_calibrate:,} tokens")
     for name, count in sorted(found.formats.items()):
         console.print(f"{count} {'matrix' if count == 1 else 'matrices'} in {FORMATS[name]}")

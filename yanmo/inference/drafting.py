@@ -46,6 +46,8 @@ class Behind:
 
 def check_draft(model: Model, draft: Model) -> None:
     """InputError where `draft` cannot guess for `model`."""
+    if not isinstance(getattr(draft, "network", None), torch.nn.Module):
+        raise InputError(f"draft is {draft!r}, and must be a model; open it first: draft=yanmo.load({draft!r})")
     if draft.config.kind != "decoder" or draft.config.head != "causal" or model.config.kind != "decoder":
         raise InputError(
             f"the draft is a {draft.config.kind} and the model a {model.config.kind}; both must be decoders that write"

@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What packing changed. formats: how many matrices are in each; tokens: that were read, of `given` in the text."""
+    """What packing changed. formats: how many matrices are in each; tokens: that were read, of `given` in the text.
+
+    calibrated: tokens by which 4 bits were rounded, of `to_calibrate` in that text.
+    """
 
     parameters: int
     before: Figures
@@ -56,6 +60,8 @@ class Comparison:
     formats: dict[str, int]
     tokens: int
     given: int
+    calibrated: int = 0
+    to_calibrate: int = 0
 
     @property
     def agreement(self) -> float | None:
@@ -76,18 +82,19 @@ def compare(model: Model, bits: Bits | int = 8, text: str = "", calibrate: str =
     ids = given[:MAX_TOKENS]
     if text and len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens, and at least 2 are needed; give a longer one")
-    rows = rows_of(model, calibrate) if calibrate else []
+    shown = model.tokenizer.encode(calibrate) if calibrate else []
+    rows = rows_of(model, shown[:MAX_CALIBRATION]) if calibrate else []
     before = measure(model, ids)
     quantize(model.network, bits, rows)  # type: ignore[arg-type]
     after = measure(model, ids)
     found = {id(m): m.format for m in packed_matrices(model.network).values()}
     formats: dict[str, int] = dict(Counter(found.values()))
-    return Comparison(count_parameters(model.network), before, after, formats, len(ids), len(given))
+    used = min(len(shown), MAX_CALIBRATION)
+    return Comparison(count_parameters(model.network), before, after, formats, len(ids), len(given), used, len(shown))
 
 
-def rows_of(model: Model, text: str) -> list[Tensor]:
-    """The beginning of a text as rows of ids (1, ROW) at most, for calibration."""
-    ids = model.tokenizer.encode(text)[:MAX_CALIBRATION]
+def rows_of(model: Model, ids: Sequence[int]) -> list[Tensor]:
+    """Ids of a text as rows (1, ROW) at most, for calibration."""
     if len(ids) < ROW:
         raise InputError(f"the text to calibrate on has {len(ids)} tokens, and at least {ROW} are needed; give more")
     room = min(ROW, getattr(model.config, "max_positions", 0) or ROW)
