@@ -128,13 +128,13 @@ class NGram:
             probs[level.keys[first:last] - number * alphabet] += level.term[first:last]
         return probs
 
-    def save(self, path: str | Path) -> None:
-        """Write one .npz file, complete or not at all; equal models give equal bytes."""
+    def save(self, path: str | Path, **more: np.ndarray) -> None:
+        """Write one .npz file, complete or not at all; equal models give equal bytes. `more`: further arrays in it."""
         arrays = {"head": np.array([FORMAT, self.order, self.vocab_size], np.int64), "discounts": self.discounts}
         arrays |= {f"counts{k}": count for k, count in enumerate(self._counts, start=1)}
         arrays |= {f"keys{k}": keys for k, keys in enumerate(self._keys, start=2)}
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **arrays, **more)  # type: ignore[arg-type]
         write_atomic(path, buffer.getvalue())
 
     @classmethod
@@ -144,13 +144,13 @@ class NGram:
         try:
             with zipfile.ZipFile(path) as file:
                 size = path.stat().st_size
-                head = _member(file, "head", np.int64, size)
+                head = stored_array(file, "head", np.int64, size)
                 if head.shape != (3,) or head[0] != FORMAT or not 1 <= head[1] <= MAX_ORDER or not 1 <= head[2] < 2**31:
                     raise ValueError(f"its head is {head.tolist()!r:.60}")
                 order, vocab_size = int(head[1]), int(head[2])
-                discounts = _member(file, "discounts", np.float64, size)
-                counts = [_member(file, f"counts{k}", np.int64, size) for k in range(1, order + 1)]
-                keys = [_member(file, f"keys{k}", np.int64, size) for k in range(2, order + 1)]
+                discounts = stored_array(file, "discounts", np.float64, size)
+                counts = [stored_array(file, f"counts{k}", np.int64, size) for k in range(1, order + 1)]
+                keys = [stored_array(file, f"keys{k}", np.int64, size) for k in range(2, order + 1)]
             _check(vocab_size, counts, keys, discounts)
             return cls(vocab_size, counts, keys, discounts)
         except Exception as error:  # zipfile and numpy raise a dozen kinds for foreign bytes
@@ -244,7 +244,7 @@ def _interpolation(
     return np.append(term, 0.0), np.append(gamma, 1.0)
 
 
-def _member(file: zipfile.ZipFile, name: str, dtype: Any, size: int) -> np.ndarray:
+def stored_array(file: zipfile.ZipFile, name: str, dtype: Any, size: int) -> np.ndarray:
     """One array of an .npz file, refused where it is packed or larger than the file says it can be."""
     info = file.getinfo(f"{name}.npy")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
