@@ -71,7 +71,8 @@ def main() -> None:
             there = (truth >= low) & (truth < high)
             if there.any():
                 chance = np.mean([promised(value) for value in truth[there]])
-                print(f"{name} {low:.2f} to {high:.2f}: {found[there].sum()} of {there.sum()}, a band in common: {chance:.2f}")
+                share = f"{found[there].sum()} of {there.sum()}"
+                print(f"{name} {low:.2f} to {high:.2f}: {share}, a band in common: {chance:.2f}")
         real = truth >= groups.THRESHOLD
         print(f"{name} at {groups.THRESHOLD}: recall {found[real].mean():.3f}, precision {real[found].mean():.3f}")
         print(f"{name}: joined to a stranger: {strangers}")
