@@ -42,7 +42,7 @@ class Settings:
     min_stop_words: float = 2  # Gopher; English and Chinese
     max_duplicate_lines: float = 0.3  # Gopher
     max_duplicate_paragraphs: float = 0.3
-    max_duplicate_line_characters: float = 0.2
+    max_duplicate_line_characters: float = 0.1  # FineWeb; Gopher has 0.2
     max_duplicate_paragraph_characters: float = 0.2
     top_grams: float = 1  # times Gopher's limits for n = 2 … 4
     duplicate_grams: float = 1  # times Gopher's limits for n = 5 … 10
