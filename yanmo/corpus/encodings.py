@@ -151,10 +151,13 @@ def plausible(blocks: Blocks, codec: str) -> float:
 def declared_charset(head: bytes) -> str | None:
     """The codec that the first bytes of an HTML page name in a <meta>, if Python has it."""
     found = _META.search(head)
-    if found is None:
-        return None
+    return None if found is None else declared_codec(found.group(1).decode("ascii"))
+
+
+def declared_codec(name: str) -> str | None:
+    """The codec that browsers decode with under a charset's name, if Python has it."""
     try:
-        name = codecs.lookup(found.group(1).decode("ascii")).name
+        name = codecs.lookup(name).name if name.isascii() and name else ""
     except LookupError:
         return None
     if not _DECLARABLE.fullmatch(name):

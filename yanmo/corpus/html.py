@@ -3,6 +3,7 @@
 In: the bytes of one page. Out: the text without navigation, scripts and image descriptions, one line for each block.
 
     page_text                 bytes → (text, name of the encoding)
+    decoded_text              the same of a page that is text already
     nesting                   how deep the elements of a page lie in each other, at most
 
 A page whose main part cannot be told from the rest gives the whole page's text. The extractor needs a time that grows
@@ -45,12 +46,18 @@ class Unusable(Exception):
 
 def page_text(data: bytes) -> tuple[str, str]:
     """The main text of a page and the encoding it was in; raises Undecodable or Unusable."""
-    extractor = need("resiliparse.extract.html2text", "corpus", "reading HTML")
+    need("resiliparse.extract.html2text", "corpus", "reading HTML")
     encoding = find_encoding(lambda: [data], declared_charset(data[:HEAD]))
     page = data.decode(encoding)
     deep = nesting(page)
     if deep > MAX_NESTING:
         raise Unusable("too_deep", f"nests {deep:,} elements, at most {MAX_NESTING:,} are read")
+    return decoded_text(page), encoding
+
+
+def decoded_text(page: str) -> str:
+    """The main text of a decoded page that is not too deep; raises Unusable."""
+    extractor = need("resiliparse.extract.html2text", "corpus", "reading HTML")
     try:
         text = extractor.extract_plain_text(page, main_content=True, alt_texts=False)
         if not text.strip():
@@ -59,7 +66,7 @@ def page_text(data: bytes) -> tuple[str, str]:
         raise
     except BaseException as error:  # a panic of the native parser is no Exception
         raise Unusable("html", f"is not usable HTML ({reason(Exception(str(error)))})") from None
-    return text, encoding
+    return text
 
 
 def nesting(page: str) -> int:
