@@ -171,7 +171,7 @@ def _record(tape: _Tape) -> Iterator[Record | Loss]:
     if swallowed is not None:  # the next record begins before this one's end: the length is wrong
         tape.at += swallowed.end()
         yield loss("bad_length", place, url)
-    elif not whole:
+    elif not whole and not _newlines_lost(tape, body, length):
         yield loss(_gap_reason(tape), place, url)
         _cross(tape)
     else:
@@ -187,6 +187,12 @@ def _ends_well(tape: _Tape, length: int) -> bool:
     end = tape.at + length
     rest = tape.held[end : end + 4096].lstrip(_NEWLINES)
     return not rest or starts_record(rest)
+
+
+def _newlines_lost(tape: _Tape, body: bytes, length: int) -> bool:
+    """Whether an archive ends early by the carriage returns that somebody took from the lines of its HTTP header."""
+    header = body[: body.find(b"\n\n") + 2]
+    return tape.ahead is None and b"\r" not in header and length - len(body) <= header.count(b"\n")
 
 
 def _rest_of_text(tape: _Tape, length: int) -> bytes:
