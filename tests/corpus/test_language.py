@@ -46,8 +46,9 @@ def test_too_few_letters_have_none(text: str) -> None:
 
 
 def test_addresses_say_nothing_of_the_language() -> None:
-    german = SENTENCES["de"]
-    assert identify(f"https://www.example.com/the-best-of-the-news-and-more {german}")[0] == "de"
+    address = "https://www.example.com/the-weather-was-so-bad-that-nobody-wanted-to-leave-the-house-at-all"
+    assert identify(f"{address} Niemand wollte das Haus verlassen. {address}")[0] == "de"
+    assert identify(address)[0] == ""
 
 
 def test_traditional_chinese_is_chinese_with_a_score() -> None:
