@@ -30,7 +30,7 @@ _KEPT = "nowiki pre syntaxhighlight source math chem ce"
 _NAMES = "|".join(sorted((_DROPPED + " " + _KEPT).split(), key=len, reverse=True))
 _ELEMENT = re.compile(rf"<({_NAMES})\b([^<>]*)>", re.IGNORECASE)
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
-_TEMPLATE = re.compile(r"\{\{\{?([^{}]*)\}\}\}?")
+_TEMPLATE = re.compile(r"\{\{\{([^{}]*)\}\}\}|\{\{([^{}]*)\}\}")
 _EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*(?:[^\S\n]([^\[\]\n]*))?\]", re.IGNORECASE)
 _LINK = re.compile(r"\[\[([^\[\]|]*)(?:\|([^\[\]]*))?\]\]")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple|zh-min-nan|be-x-old")
@@ -80,7 +80,8 @@ def plain(text: str, variant: str = "zh-cn", prefixes: frozenset[str] = frozense
         text = table_lines(text, tables)
     if "<" in text:
         text = _TAG.sub("", _BREAK.sub("\n", text))
-    text = _QUOTES.sub("", text)
+    if "''" in text:
+        text = _QUOTES.sub(lambda found: "'" if len(found[0]) == 4 else "", text)
     if "__" in text:
         text = _MAGIC.sub("", text)
     text = _LEFT.sub("", text)

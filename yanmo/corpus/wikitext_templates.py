@@ -87,37 +87,38 @@ _FIXED = {
     "clear": "",
     "-": "",
 }
-_CONVERT = frozenset(("convert", "cvt"))
+_CONVERT = frozenset(("convert", "cvt", "unité", "unit", "nb", "nombre"))
+_DATE = frozenset(("date", "date-", "date de naissance", "date de décès"))
 _NAMED = re.compile(r"[\w\s-]{1,30}=")
 
 
 def expand(found: re.Match[str]) -> str:
     """What the template of a match shows."""
-    body = found[1]
-    if found[0].startswith("{{{") and found[0].endswith("}}}"):  # an argument: its default
-        return body.partition("|")[2]
+    argument, body = found[1], found[2]
+    if argument is not None:  # its default
+        return argument.partition("|")[2]
     name, bar, rest = body.partition("|")
     name = name.strip().lower().replace("_", " ")
     if not bar:
         return _FIXED.get(name, "")
     place = _SHOWN.get(name)
-    if place is None and name not in _CONVERT and not name.startswith("lang-"):
+    if place is None and name not in _CONVERT | _DATE and not name.startswith("lang-"):
         return _FIXED.get(name, "")
     given = [part.strip().removeprefix("1=") for part in rest.split("|")]
     words = [part for part in given if not _NAMED.match(part)]
     if not words:
         return ""
+    if name in _DATE:
+        return " ".join(words)
     if name in _CONVERT:
         return _convert(words)
     return words[0 if place is None or place > 0 else -1]
 
 
 def _convert(words: list[str]) -> str:
-    """ "{{convert|5|km|mi}}" shows its number and unit as they were given; a range shows both numbers."""
-    if len(words) >= 4 and words[1] in ("-", "–", "to", "and", "x", "by", "or"):
-        return (
-            f"{words[0]} {words[1]} {words[2]} {words[3]}"
-            if words[1] not in "-–"
-            else f"{words[0]}–{words[2]} {words[3]}"
-        )
+    """A number and its unit as they were given; a range shows both numbers."""
+    if len(words) >= 4 and words[1] in ("-", "–"):
+        return f"{words[0]}–{words[2]} {words[3]}"
+    if len(words) >= 4 and words[1] in ("to", "and", "x", "by", "or"):
+        return " ".join(words[:4])
     return " ".join(words[:2])

@@ -1,5 +1,7 @@
 """The words of wikitext that each language has its own of; all languages' are taken on every wiki, as English's are."""
 
+from __future__ import annotations
+
 FILE = frozenset(
     [
         "file",
