@@ -39,7 +39,7 @@ _EMAIL = re.compile(
 )
 _SPAN = re.compile(r"[0-9][0-9 .\-()（）/]{5,38}[0-9Xx]")  # where any number below lies, but for one sign before it
 _NUMBERS = re.compile(
-    r"""(?<![0-9A-Za-z_$€£¥￥])(?<![0-9][.,/:\-])(?:
+    r"""(?<![0-9A-Za-z_$€£¥￥.])(?<![0-9][.,/:\-])(?:
       (?P<id>[1-9][0-9]{16}[0-9Xx])
     | (?P<ssn>[0-9]{3}-[0-9]{2}-[0-9]{4})
     | (?P<card>[3-6][0-9]{14,18} | [2-6][0-9]{3}(?P<s1>[ -])[0-9]{4}(?P=s1)[0-9]{4}(?P=s1)[0-9]{4}(?:(?P=s1)[0-9]{1,3})?
@@ -55,7 +55,7 @@ _NUMBERS = re.compile(
 )
 _NAMED = re.compile(  # ends where a number begins
     r"(?:\b(?:tel(?:e?phone)?|phone|fax|mobile|cell|whatsapp)\b|电话|電話|手机|手機|传真|傳真|热线|熱線)"
-    r"(?:号码|號碼|[ ]?(?:no|number))?[ ]?[.:：]{1,2}[ ]{0,2}[+(（]?$",
+    r"(?:号码|號碼|[ ]?(?:no|number))?[ ]?(?:\.?[:：][ ]{0,2}|\.[ ]{1,2})[+(（]?$",
     re.I,
 )
 _DIALLED = re.compile(r"[+(（]?[0-9](?:[ .\-()（）/]{0,2}[0-9]){5,14}(?![0-9])")
