@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from yanmo.corpus import extract_child
 from yanmo.corpus.encodings import Undecodable
-from yanmo.corpus.extract import decode_page, main_text
+from yanmo.corpus.extract import Unwanted, decode_page, main_text
 from yanmo.corpus.html import Unusable
 
 FAST = {"careful": "off"}
@@ -40,6 +40,14 @@ def test_the_charset_of_http_of_the_page_and_of_neither():
     for codec in ("shift_jis", "euc_jp"):
         text, _, replaced = decode_page(japanese.encode(codec), codec, True)
         assert text == japanese and replaced == 0
+
+
+def test_only_wanted_languages_go_on():
+    body = PAGE.format("utf-8").encode()
+    with pytest.raises(Unwanted) as error:
+        main_text(body, "", True, FAST | {"languages": ["en"]})
+    assert error.value.reason == "language"
+    assert STORY in main_text(body, "", True, FAST | {"languages": ["zh"]}).text
 
 
 def test_a_few_wrong_bytes_are_replaced_and_counted():

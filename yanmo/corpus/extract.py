@@ -2,12 +2,13 @@
 
 In: the bytes of a page and the charset that its server states. Out: a Page: text, title, charset, robots, licences.
 
-    main_text                 bytes → Page; raises Undecodable or Unusable
+    main_text                 bytes → Page; raises Undecodable, Unusable or Unwanted
     decode_page               bytes → (text, codec, characters replaced)
 
-The fast extractor (html.py) reads every page. Only a page that it finds worth the time, by length, goes to the careful
-one in a child process of its own (extract_child.py), which has a limit of time and of memory. The settings: `careful`
-("auto": where trafilatura is installed, "on", "off"), `careful_from` (characters), `seconds`, `memory` (bytes).
+The fast extractor (html.py) reads every page. Only a page that it finds worth the time, by length and language, goes
+to the careful one in a child process of its own (extract_child.py), which has a limit of time and of memory. The
+settings: `careful` ("auto": where trafilatura is installed, "on", "off"), `careful_from` (characters), `languages`
+(codes to keep; all without), `seconds`, `memory` (bytes).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from html import unescape
 from yanmo.corpus.encodings import Undecodable, declared_charset, declared_codec, find_encoding
 from yanmo.corpus.extract_child import careful_text
 from yanmo.corpus.html import HEAD, MAX_NESTING, Unusable, decoded_text, nesting
+from yanmo.corpus.language import identify
 from yanmo.corpus.units import Settings
 from yanmo.errors import need
 
@@ -36,6 +38,14 @@ _LICENSE = re.compile(r"""\brel\s*=\s*(?:"[^"]*\blicense\b|'[^']*\blicense\b|lic
 _COMMONS = re.compile(r"(?:https?:)?//creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
 
 
+class Unwanted(Exception):
+    """What is left out on purpose: a reason for the books, and the middle of a sentence."""
+
+    def __init__(self, reason: str, what: str):
+        super().__init__(what)
+        self.reason, self.what = reason, what
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page says; replaced: characters that did not decode; extractor: "fast", "careful" or "" for plain text."""
@@ -50,7 +60,7 @@ class Page:
 
 
 def main_text(data: bytes, charset: str, html: bool, settings: Settings) -> Page:
-    """The main text of a page, or the whole of a plain text; raises Undecodable or Unusable."""
+    """The main text of a page, or the whole of a plain text; raises Undecodable, Unusable or Unwanted."""
     text, codec, replaced = decode_page(data, charset, html)
     if not html:
         return Page(text.replace("\r\n", "\n").replace("\r", "\n"), codec, replaced)
@@ -58,11 +68,22 @@ def main_text(data: bytes, charset: str, html: bool, settings: Settings) -> Page
     if deep > MAX_NESTING:
         raise Unusable("too_deep", f"nests {deep:,} elements, at most {MAX_NESTING:,} are read")
     fast = decoded_text(text)
+    _check_language(fast, settings)
     page = Page(fast, codec, replaced, _title(text), _robots(text), _licenses(text), "fast")
     if not _careful(settings) or len(fast) < settings.get("careful_from", CAREFUL_FROM):
         return page
     careful = careful_text(text, settings)
     return replace(page, text=careful, extractor="careful") if careful.strip() else page
+
+
+def _check_language(text: str, settings: Settings) -> None:
+    """Raise Unwanted for a text that is surely in none of the wanted `languages`; one that cannot be told goes on."""
+    wanted = settings.get("languages")
+    if not wanted:
+        return
+    code, _ = identify(text)
+    if code and code not in wanted:
+        raise Unwanted("language", f"is in the language {code}, which is not wanted")
 
 
 def decode_page(data: bytes, charset: str, html: bool) -> tuple[str, str, int]:

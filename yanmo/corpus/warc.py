@@ -22,7 +22,7 @@ from typing import Any
 from yanmo.corpus import warc_streams
 from yanmo.corpus.documents import Document, new_document
 from yanmo.corpus.encodings import Undecodable
-from yanmo.corpus.extract import Page, main_text
+from yanmo.corpus.extract import Page, Unwanted, main_text
 from yanmo.corpus.html import Unusable
 from yanmo.corpus.http import Response, media_type, read_response
 from yanmo.corpus.sources import Source
@@ -76,7 +76,7 @@ def _document(record: Record, source: Source, settings: Settings) -> Document | 
     kind = record.fields.get("warc-type", "").lower()
     try:
         if kind in NO_PAGES:
-            raise _Removed(kind, f"is a {kind}, no page")
+            raise Unwanted(kind, f"is a {kind}, no page")
         if kind not in ("response", "resource", "conversion"):
             raise Unusable("bad_header", "names no known type")
         page, response = _page(record, kind)
@@ -86,21 +86,13 @@ def _document(record: Record, source: Source, settings: Settings) -> Document | 
         if not _digest_fits(record, response):
             raise Unusable("wrong_digest", "is not what its digest was made of")
         return _as_document(record, source, main_text(page.data, page.charset, page.html, settings), response)
-    except _Removed as why:
+    except Unwanted as why:
         return loss(why.reason, record.offset, record.url, why.what, failed=False, text=_shown(record))
     except Unusable as why:
         return loss(why.reason, record.offset, record.url, why.what, text=_shown(record))
     except (Undecodable, UnicodeDecodeError) as why:
         reason = why.reason if isinstance(why, Undecodable) else "invalid_bytes"
         return loss(reason, record.offset, record.url, "is in no encoding that is known", text=_shown(record))
-
-
-class _Removed(Exception):
-    """What is no page, on purpose."""
-
-    def __init__(self, reason: str, what: str):
-        super().__init__(what)
-        self.reason, self.what = reason, what
 
 
 class _Payload:
@@ -118,15 +110,15 @@ def _page(record: Record, kind: str) -> tuple[_Payload, Response]:
         response = Response(200, {}, record.body, record.body)
         stated = record.fields.get("content-type", "")
     if response.status != 200:
-        raise _Removed("http_status", f"has the HTTP status {response.status}")
+        raise Unwanted("http_status", f"has the HTTP status {response.status}")
     media, charset = media_type(stated)
     start = response.payload[:1024].lstrip().lower()
     if not media:
         media = "text/html" if start.startswith((b"<!doctype html", b"<html", b"<head")) else "unknown"
     if kind != "conversion" and media not in HTML and media != "text/plain":
-        raise _Removed("media_type", f"has the type {media[:100]}, no page")
+        raise Unwanted("media_type", f"has the type {media[:100]}, no page")
     if not response.payload.strip():
-        raise _Removed("empty_page", "has no payload")
+        raise Unwanted("empty_page", "has no payload")
     html = media in HTML or (kind == "response" and start.startswith((b"<!doctype html", b"<html")))
     return _Payload(response.payload, charset, html), response
 
@@ -146,7 +138,7 @@ def _digest_fits(record: Record, response: Response) -> bool:
 
 def _as_document(record: Record, source: Source, page: Page, response: Response) -> Document:
     if not page.text.strip():
-        raise _Removed("no_text", "is a page without a main text")
+        raise Unwanted("no_text", "is a page without a main text")
     robots = ", ".join(filter(None, (response.headers.get("x-robots-tag", ""), page.robots)))
     meta: dict[str, Any] = {
         "offset": record.offset,
