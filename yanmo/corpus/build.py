@@ -3,7 +3,7 @@
 In: documents one by one. Out: a folder with train-*.parquet, valid-*.parquet, card.json and README.md, complete or
 absent, and the same bytes for the same documents and settings.
 
-    build_corpus              clean → reject → duplicates → split → shards → card
+    build_corpus              the steps of steps.py → duplicates → split → shards → card
     Split                     which document goes to which side
     Corpus, load_corpus       a corpus folder, opened again
 
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from yanmo.corpus.card import FORMAT, UNSTATED, card_of, readme_of, shards_of
-from yanmo.corpus.clean import clean, reject
+from yanmo.corpus.clean import clean
 from yanmo.corpus.dedup import fingerprint
 from yanmo.corpus.documents import Document, ShardWriter, read_shard
 from yanmo.corpus.ledger import Ledger, ReadReport
 from yanmo.corpus.script import script
 from yanmo.corpus.sources import CARD
+from yanmo.corpus.steps import Steps, through
 from yanmo.corpus.text import border
 from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, inside, read_json_object, write_atomic, write_json
@@ -106,8 +107,11 @@ def build_corpus(
     seed: int = 0,
     progress: Progress | None = None,
     read_report: ReadReport | None = None,
+    steps: Steps | None = None,
 ) -> Corpus:
     """Write a corpus folder at `out` (an older corpus there is replaced) and open it.
+
+    `steps`: what is done to documents beyond cleaning (steps.py).
 
     `progress(done, total)` is called after each document, in bytes of the input files where `read_report` is the one
     that the reader fills, else in bytes of text with a total of 0. Raises InputError where no document is left and
@@ -123,17 +127,18 @@ def build_corpus(
     with atomic_folder(out) as folder:
         writers = {name: ShardWriter(folder, name) for name in SPLITS}
         split = Split(writers, valid_share, seed)
-        ledger, seen = Ledger(), set[bytes]()
+        ledger, seen, changes = Ledger(), set[bytes](), Counter[str]()
+        chosen = Steps() if steps is None else steps
         tallies: dict[str, Counter[str]] = {"script": Counter(), "language": Counter(), "license": Counter()}
         try:
-            for document in _observed(documents, progress, report):
-                kept = _sift(document, ledger, seen)
-                if kept is not None:
-                    split.place(kept[0], kept[1])
-                    tallies["script"][script(kept[0].text)] += 1
-                    tallies["language"][kept[0].language or UNSTATED] += 1
-                    tallies["license"][kept[0].license or UNSTATED] += 1
-            ledger.enter_failures(report)
+            for document, why in through(_observed(documents, progress, report), chosen, changes):
+                mark = _enter(document, why, ledger, seen)
+                if mark is not None:
+                    split.place(document, mark)
+                    tallies["script"][script(document.text)] += 1
+                    tallies["language"][document.language or UNSTATED] += 1
+                    tallies["license"][document.license or UNSTATED] += 1
+            ledger.enter_losses(report)
             ledger.check()
             if not ledger.total.kept:
                 raise InputError(_nothing_left(ledger, report))
@@ -141,27 +146,27 @@ def build_corpus(
         finally:
             for writer in writers.values():
                 writer.close()
-        card = card_of(ledger, report, {"valid_share": valid_share, "seed": seed}, tallies, [CUT] if was_cut else [])
+        settings = {"valid_share": valid_share, "seed": seed, "steps": chosen.as_settings()}
+        card = card_of(ledger, report, settings, tallies, [CUT] if was_cut else [])
+        card["changes"] = {name: count for name, count in sorted(changes.items()) if count}
         card |= shards_of(folder, writers)
         write_json(folder / CARD, card)
         write_atomic(folder / README, readme_of(card))
     return Corpus(out)
 
 
-def _sift(document: Document, ledger: Ledger, seen: set[bytes]) -> tuple[Document, bytes] | None:
-    """The cleaned document and its fingerprint, or None where it was removed; either way it is in the books."""
+def _enter(document: Document, why: str | None, ledger: Ledger, seen: set[bytes]) -> bytes | None:
+    """The fingerprint of a document that is kept, or None where it is removed; either way it is in the books."""
     ledger.offer(document.source)
-    text = clean(document.text)
-    why = reject(text)
-    mark = fingerprint(text)
+    mark = fingerprint(document.text)
     if why is None and mark in seen:
         why = "duplicate"
     if why is not None:
-        ledger.remove(document.source, why, text)
+        ledger.remove(document.source, why, document.text)
         return None
     seen.add(mark)
     ledger.keep(document.source)
-    return dataclasses.replace(document, text=text), mark
+    return mark
 
 
 def _observed(documents: Iterable[Document], progress: Progress | None, report: ReadReport) -> Iterator[Document]:

@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from yanmo import __version__
-from yanmo.corpus.clean import REASONS
 from yanmo.corpus.documents import ShardWriter
 from yanmo.corpus.ledger import Input, Ledger, ReadReport
+from yanmo.corpus.readers import MEANINGS
+from yanmo.corpus.steps import REASONS
 from yanmo.files import sha256_file
 
 FORMAT = "yanmo-corpus-1"
 UNSTATED = "unknown"
 MAX_LISTED = 1000  # sources and inputs above are summed up
 SHOWN = 20  # rows of a table in the README
-PACKAGES = ("numpy", "pyarrow", "resiliparse")
+PACKAGES = ("numpy", "pyarrow", "resiliparse", "trafilatura", "pycld2", "py3langid", "ftfy")
 # Identifiers of the hub's list of licences that a text may carry; any other goes under "other" with its name.
 HUB_LICENSES = (
     "apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-4.0 "
@@ -104,7 +105,7 @@ def shards_of(folder: Path, writers: Mapping[str, ShardWriter]) -> dict[str, Any
 def readme_of(card: dict[str, Any]) -> str:
     """A dataset card: YAML that the hub reads, then tables that people read."""
     splits = card["splits"]
-    removed = [(name, count, REASONS.get(name, "")) for name, count in card["removed"].items()]
+    removed = [(name, count, (MEANINGS | REASONS).get(name, "")) for name, count in card["removed"].items()]
     failed = [(name, count, "could not be read") for name, count in card["failed"].items()]
     parts = [
         _header(card),

@@ -39,6 +39,8 @@ class ReadReport:
     encodings: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
+    removed: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     problems: list[dict[str, str]] = field(default_factory=list)
 
     def fail(self, source: str, reason: str, sentence: str) -> None:
@@ -46,6 +48,11 @@ class ReadReport:
         self.failed.setdefault(source, Counter())[reason] += 1
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append({"reason": reason, "source": source, "what": sentence})
+
+    def remove(self, source: str, reason: str, text: str) -> None:
+        """Count one unit of `source` that reading left out on purpose, such as a redirect."""
+        self.removed.setdefault(source, Counter())[reason] += 1
+        _show(self.examples, source, reason, text)
 
 
 @dataclass
@@ -89,16 +96,21 @@ class Ledger:
     def remove(self, source: str, reason: str, text: str) -> None:
         for counts in self._columns(source):
             counts.removed[reason] += 1
-        shown = self.examples.setdefault(reason, [])
-        if len(shown) < EXAMPLES:
-            shown.append({"reason": reason, "source": source, "text": text[:EXAMPLE_CHARACTERS]})
+        _show(self.examples, source, reason, text)
 
-    def enter_failures(self, report: ReadReport) -> None:
-        """Enter what reading could not turn into documents."""
+    def enter_losses(self, report: ReadReport) -> None:
+        """Enter what reading could not, or was not to, turn into documents."""
         for source, reasons in report.failed.items():
             for counts in self._columns(source):
                 counts.offered += reasons.total()
                 counts.failed.update(reasons)
+        for source, reasons in report.removed.items():
+            for counts in self._columns(source):
+                counts.offered += reasons.total()
+                counts.removed.update(reasons)
+        for reason, examples in report.examples.items():
+            for example in examples:
+                _show(self.examples, example["source"], reason, example["text"])
 
     def check(self) -> None:
         """The books balance, in every column and over the columns."""
@@ -112,3 +124,10 @@ class Ledger:
         if counts is None:
             counts = self.sources[source] = Counts()
         return self.total, counts
+
+
+def _show(examples: dict[str, list[dict[str, str]]], source: str, reason: str, text: str) -> None:
+    """Keep the first few examples of what was removed for a reason."""
+    shown = examples.setdefault(reason, [])
+    if len(shown) < EXAMPLES:
+        shown.append({"reason": reason, "source": source, "text": text[:EXAMPLE_CHARACTERS]})

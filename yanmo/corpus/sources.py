@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,18 @@ KINDS = {
     ".htm": "html",
 }
 PARQUET = ".parquet"
-SUPPORTED = "a .txt, .md, .jsonl, .html or .htm file, one of these with .gz, a .parquet file, or a folder of them"
+PART = re.compile(r"\.xml-p[0-9]+p[0-9]+(-[a-z]+)?(?=$|\.)")  # a part of a dump: pages-articles1.xml-p1p41242.bz2
+# Suffix → kind and how the file may be packed; their readers (readers.py) unpack them.
+UNITS = {
+    ".xml": ("wikipedia", (".gz", ".bz2", ".xz", ".7z")),
+    ".warc": ("archive", (".gz", ".lz4")),
+    ".wet": ("archive", (".gz", ".lz4")),
+    ".arc": ("archive", (".gz", ".lz4")),
+}
+SUPPORTED = (
+    "a .txt, .md, .jsonl, .html or .htm file, one of these with .gz, a .parquet file, a MediaWiki dump (.xml, .bz2, "
+    ".gz, .xz, .7z), a web archive (.warc, .wet, .arc, also with .gz or .lz4), or a folder of them"
+)
 CARD = "card.json"  # beside Parquet shards it makes a folder a corpus: its card and README are no texts
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -43,7 +55,7 @@ DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read: `name` starts at the path that the user gave; `kind` is text, jsonl, html or parquet."""
+    """A file to read: `name` starts at the path that the user gave; `kind` is that of KINDS or UNITS, or parquet."""
 
     path: Path
     name: str
@@ -59,6 +71,11 @@ def kind_of(name: str) -> tuple[str, bool] | None:
     stem, suffix = os.path.splitext(name.removesuffix(".gz"))
     if suffix == PARQUET and stem and not packed:
         return "parquet", False
+    name = PART.sub(".xml", name)
+    for packing in ("", ".gz", ".bz2", ".xz", ".7z", ".lz4"):
+        plain, inner = os.path.splitext(name.removesuffix(packing)) if name.endswith(packing) else ("", "")
+        if plain and inner in UNITS and packing in ("", *UNITS[inner][1]):
+            return UNITS[inner][0], False
     return (KINDS[suffix], packed) if suffix in KINDS and stem else None
 
 

@@ -1,16 +1,19 @@
 """Texts on the disk → documents.
 
-In: paths of .txt, .md, .jsonl, .html and .htm files, of the same with .gz, of Parquet files and corpus folders, or of
-folders of all these. Out: documents one by one, in a fixed order; what could not be read is counted in a ReadReport.
+In: paths of .txt, .md, .jsonl, .html and .htm files, of the same with .gz, of Parquet files and corpus folders, of
+MediaWiki dumps and web archives, or of folders of all these. Out: documents one by one, in a fixed order; what could
+not be read, and what reading left out on purpose, is counted in a ReadReport.
 
     read_documents            paths → documents
     _read_text                one file is one document; above LARGE bytes it is cut at paragraph borders
     _read_jsonl               one line is one document: `text` or `content`, and url, language, license, date if stated
     _read_html                one page is one document: its main text
+    _read_units               a dump or an archive, unit by unit; each page is a document or a counted loss
     pieces, border            where a long text is cut
 
-Encodings are found by encodings.py and never guessed. A file that fails is counted with its reason and gives no
-document at all, never a part of one. Memory is bounded by the longest JSONL line or page, not by the file.
+Encodings are found by encodings.py and never guessed. What fails is counted with its reason and gives no part of a
+document: a text or a page is read as a whole or not at all; of a file of many, what came before the damage counts.
+Memory is bounded by the longest JSONL line or page, not by the file.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +31,14 @@ from yanmo.corpus.documents import TEXT_COLUMNS, Document, new_document, read_sh
 from yanmo.corpus.encodings import Undecodable, find_encoding
 from yanmo.corpus.html import MAX_PAGE_BYTES, Unusable, page_text
 from yanmo.corpus.ledger import Input, ReadReport
+from yanmo.corpus.readers import READERS, kind_by_content
 from yanmo.corpus.sources import DAMAGED, Source, find_sources, open_blocks, open_source
+from yanmo.corpus.units import Loss
 from yanmo.errors import FileError, need
 from yanmo.files import reason, sha256_file
 
 LARGE = 2**20  # bytes; a file above is cut, so that even one book can be split into training and validation
+HEAD = 2**14  # bytes that tell what a file is
 PIECE = 2**15  # characters of a piece at most: some 20 pages
 MAX_LINE = 2**26  # characters of a JSONL line
 STATED = ("url", "language", "license", "date")
@@ -47,8 +54,8 @@ def read_documents(paths: Sequence[str | Path], report: ReadReport | None = None
     object has no text. `report` is filled while documents are drawn: inputs, encodings, failures, progress.
     """
     report = ReadReport() if report is None else report
-    sources = find_sources(paths, report)
-    if any(source.kind == "html" for source in sources):
+    sources = [_by_content(source) for source in find_sources(paths, report)]
+    if any(source.kind in ("html", "archive") for source in sources):
         need("resiliparse.extract.html2text", "corpus", "reading HTML")
     for source in sources:
         if source.kind == "jsonl":
@@ -56,8 +63,21 @@ def read_documents(paths: Sequence[str | Path], report: ReadReport | None = None
     return _read(sources, report)
 
 
+def _by_content(source: Source) -> Source:
+    """A text that is a dump or an archive inside is read as what it is."""
+    if source.kind != "text":
+        return source
+    try:
+        with open(source.path, "rb") as file:
+            kind = kind_by_content(file.read(HEAD))
+    except OSError:
+        return source  # counted when the file is read
+    return source if kind is None else replace(source, kind=kind, packed=False)
+
+
 def _read(sources: list[Source], report: ReadReport) -> Iterator[Document]:
     readers = {"text": _read_text, "jsonl": _read_jsonl, "html": _read_html, "parquet": _read_parquet}
+    readers |= dict.fromkeys(READERS, _read_units)
     done = report.bytes_read
     for source in sources:
         try:
@@ -194,6 +214,25 @@ def _read_html(source: Source, report: ReadReport) -> Iterator[Document]:
 
 def _read_parquet(source: Source, report: ReadReport) -> Iterator[Document]:
     yield from read_shard(source.path, source.name)
+
+
+def _read_units(source: Source, report: ReadReport) -> Iterator[Document]:
+    before, reader = report.bytes_read, READERS[source.kind]
+    for unit in reader.split(source):
+        for found in reader.read(unit, {}):
+            if isinstance(found, Document):
+                yield found
+            elif found.failed:
+                report.fail(source.name, found.reason, _sentence(source, found))
+            else:
+                report.remove(source.name, found.reason, found.text)
+        report.bytes_read = before + (source.size if unit.end is None else unit.end)
+
+
+def _sentence(source: Source, found: Loss) -> str:
+    what = found.what.removeprefix(f"{source.name}: ")
+    where = f"{found.where}: " if found.where else ""
+    return f"{source.name}: {where}{what}"
 
 
 def _position(file: Any, source: Source) -> int:

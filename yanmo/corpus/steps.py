@@ -1,0 +1,99 @@
+"""What is done to documents between reading and the search for duplicates, in this order, as the user chose.
+
+In: documents. Out: each with its cleaned text and the reason for which it is left out, or None; counts of changes.
+
+    Steps         which steps are taken; the default cleans and rejects what is no text
+    through       documents → (document, reason or None)
+    REASONS       reason → what it says
+
+Unicode is cleaned always. Then, if asked for: mojibake mended and boilerplate lines out, the language found, quality
+judged, blocklists asked, personal data masked. What a document becomes depends on it and the steps alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from yanmo.corpus import blocklist, boilerplate, language, privacy, quality
+from yanmo.corpus.blocklist import Blocklist
+from yanmo.corpus.clean import REASONS as UNCLEAN
+from yanmo.corpus.clean import clean, reject
+from yanmo.corpus.documents import Document
+
+BATCH = 64  # documents that are judged together
+REASONS = UNCLEAN | quality.REASONS | blocklist.REASONS | {"language": "in another language than those wanted"}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Which steps are taken. `languages` are codes such as "en"; with none, all are kept."""
+
+    languages: tuple[str, ...] = ()
+    identify: bool = False  # the language of documents that state none
+    boilerplate: bool = False
+    quality: bool = False
+    mask: bool = False
+    blocked: Blocklist | None = None
+
+    def as_settings(self) -> dict[str, Any]:
+        """For the card: plain values; of the blocklists how long they are."""
+        blocked = self.blocked or Blocklist({}, frozenset(), ())
+        words = sum(len(hashes) for hashes in blocked.words.values())
+        return {
+            "languages": list(self.languages),
+            "identify": self.identify or bool(self.languages),
+            "boilerplate": self.boilerplate,
+            "quality": self.quality,
+            "mask": self.mask,
+            "blocked": {"words": words, "domains": len(blocked.domains), "urls": len(blocked.urls)},
+        }
+
+
+def through(
+    documents: Iterable[Document], steps: Steps, changes: Counter[str]
+) -> Iterator[tuple[Document, str | None]]:
+    """Yield every document with the reason for which it is left out, or None, in their order.
+
+    `changes` counts what was changed: texts mended, boilerplate lines, personal data by kind.
+    """
+    waiting = iter(documents)
+    while batch := list(islice(waiting, BATCH if steps.quality else 1)):
+        found = [_before(document, steps, changes) for document in batch]
+        if steps.quality:
+            judged = [number for number, (_, why) in enumerate(found) if why is None]
+            texts = [found[number][0].text for number in judged]
+            verdicts = quality.judge_all(texts, [found[number][0].language for number in judged])
+            for number, (_, why) in zip(judged, verdicts):
+                found[number] = found[number][0], why
+        for document, why in found:
+            yield (document, why) if why is not None else _behind(document, steps, changes)
+
+
+def _before(document: Document, steps: Steps, changes: Counter[str]) -> tuple[Document, str | None]:
+    text = clean(document.text)
+    if steps.boilerplate:
+        text, mended = boilerplate.repair(text)
+        text, lines = boilerplate.strip(text)
+        changes.update({"texts_mended": int(mended), "boilerplate_lines": lines})
+    document = dataclasses.replace(document, text=text)
+    why = reject(text)
+    if why is not None or not (steps.identify or steps.languages):
+        return document, why
+    if not document.language:
+        document = dataclasses.replace(document, language=language.identify(text)[0])
+    wanted = not steps.languages or document.language.partition("-")[0] in steps.languages
+    return document, None if wanted else "language"
+
+
+def _behind(document: Document, steps: Steps, changes: Counter[str]) -> tuple[Document, str | None]:
+    why = steps.blocked.reason(document.text, document.url) if steps.blocked is not None else None
+    if why is None and steps.mask:
+        text, masked = privacy.mask(document.text)
+        changes.update({f"masked_{kind}": count for kind, count in masked.items()})
+        document = dataclasses.replace(document, text=text)
+    return document, why
