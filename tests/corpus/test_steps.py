@@ -63,7 +63,8 @@ def test_dumps_and_archives_stand_beside_texts_and_the_books_balance(tmp_path):
     assert of["hidden.txt"]["in"] == 4 and not of["hidden.txt"]["failed"]  # by content, whatever its name
     assert of["feed.xml"]["failed"] == {"not_a_dump": 1} and of["prose.txt"]["kept"] == 1
     assert any(example["reason"] == "redirect" for example in card["examples"])
-    assert "leads to another" in (tmp_path / "c" / "README.md").read_text("utf-8")
+    readme = (tmp_path / "c" / "README.md").read_text("utf-8")
+    assert "leads to another" in readme and "- cc-by-sa-4.0\n" in readme
     assert str(tmp_path) not in json.dumps(card)
 
 

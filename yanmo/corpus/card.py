@@ -136,8 +136,8 @@ def readme_of(card: dict[str, Any]) -> str:
 def _header(card: dict[str, Any]) -> str:
     stated = [name for name in card["license"] if name != UNSTATED]
     hub = HUB_LICENSES.split()
-    known = sorted({name.lower() for name in stated if name.lower() in hub})
-    other = [name for name in stated if name.lower() not in hub]
+    known = sorted({_hub_name(name) for name in stated if _hub_name(name) in hub})
+    other = [name for name in stated if _hub_name(name) not in hub]
     licenses = known + (["other"] if other else []) or [UNSTATED]
     languages = [name for name in card["language"] if name != UNSTATED]
     lines = ["---", "license:", *[f"- {name}" for name in licenses]]
@@ -158,6 +158,11 @@ def _header(card: dict[str, Any]) -> str:
         "---",
     ]
     return "\n".join(lines)
+
+
+def _hub_name(license: str) -> str:
+    """A licence as the hub spells it: CC BY-SA 4.0 is cc-by-sa-4.0 there."""
+    return license.lower().replace(" ", "-")
 
 
 def _quoted(text: str) -> str:
