@@ -53,6 +53,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 EXTRAS = {
     "corpus": "Parquet corpora, and clean text out of HTML pages and web archives",
     "chinese": "the words of Chinese text, for masking whole words",
+    "extract": "the careful extractor of main text from pages; needs pip 24",
     "sevenzip": "Wikipedia dumps that are packed as .7z",
     "tensorboard": "event files for TensorBoard, and TensorBoard itself",
     "all": "everything that a user of the README needs",
