@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "yanmo"
 
 BASE = {"errors", "files"}
-ROOMS = ["corpus", "tokens", "models", "training", "inference"]  # text flows from left to right
+ROOMS = ["corpus", "tokens", "models", "training", "inference", "tasks"]  # text flows from left to right
 NATIVE = {"kernels"}  # beside models: these and the rooms to their right may import it
 BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "gguf", "page", "charts", "runpage"}
 # beside the rooms, and standing on another file there
