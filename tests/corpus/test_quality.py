@@ -124,6 +124,12 @@ def test_repeated_n_grams_are_the_later_ones_alone() -> None:
     assert scores["duplicate_8_grams"] == 0
 
 
+def test_a_line_of_one_character_ends_as_it_stands_there() -> None:
+    assert judge(".")[0]["ellipses"] == 0
+    assert judge("One line.\n.\nThree..\nFour…")[0]["ellipses"] == 2 / 4
+    assert judge_all(["Ends.", "."]) == [judge("Ends."), judge(".")]
+
+
 TEXTS = st.text(alphabet=st.sampled_from("ab .\n-#…{}中的。\x00\ud800é1"), max_size=120)
 
 

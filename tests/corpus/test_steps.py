@@ -16,6 +16,7 @@ from yanmo.corpus.documents import new_document
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.steps import REASONS, Steps
 from yanmo.corpus.text import read_documents
+from yanmo.errors import FileError
 
 PROSE = "The ship left the harbour early in the morning, and the people on the pier waved for a long time. " * 6
 PAGE = (
@@ -62,6 +63,8 @@ def test_dumps_and_archives_stand_beside_texts_and_the_books_balance(tmp_path):
     assert of["a.warc.gz"]["in"] == 6 and sum(of["a.warc.gz"]["failed"].values()) == 1
     assert of["hidden.txt"]["in"] == 4 and not of["hidden.txt"]["failed"]  # by content, whatever its name
     assert of["feed.xml"]["failed"] == {"not_a_dump": 1} and of["prose.txt"]["kept"] == 1
+    sentences = {problem["reason"]: problem["what"] for problem in card["problems"]}
+    assert sentences["not_a_dump"].startswith("raw/feed.xml: byte 0: no MediaWiki export begins here")
     assert any(example["reason"] == "redirect" for example in card["examples"])
     readme = (tmp_path / "c" / "README.md").read_text("utf-8")
     assert "leads to another" in readme and "- cc-by-sa-4.0\n" in readme
@@ -84,10 +87,21 @@ def test_each_step_does_its_work(tmp_path):
     card = corpus.card
     assert card["removed"] == {"blocked_word": 1, "language": 1, "repetitive": 1}
     assert card["changes"] == {"boilerplate_lines": 1, "masked_email": 1}
+    assert "| masked email | 1 |" in (tmp_path / "c" / "README.md").read_text("utf-8")
     kept = "".join(document.text for split in ("train", "valid") for document in corpus.documents(split))
     assert "<EMAIL>" in kept and "anna" not in kept and "rights reserved" not in kept
     assert card["language"] == {"en": 2, "zh": 1} and set(card["removed"]) <= set(REASONS)
     assert card["settings"]["steps"]["blocked"] == {"words": 1, "domains": 0, "urls": 0}
+
+
+def test_a_folder_that_is_no_corpus_is_never_replaced(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "card.json").write_text('{"format": "my-cards-1"}', "utf-8")
+    (folder / "thesis.txt").write_text("three years of work", "utf-8")
+    with pytest.raises(FileError, match="no corpus"):
+        build_corpus([new_document(PROSE, "s")], folder)
+    assert (folder / "thesis.txt").is_file()
 
 
 def test_quality_is_judged_in_batches_as_one_by_one(tmp_path, monkeypatch):
@@ -116,6 +130,7 @@ def test_the_command_prints_the_books(tmp_path, capsys):
         (["nothing-here"], "cannot be read"),
         (["--block-words", "no-such-file", "."], "no-such-file"),
         (["--valid-share", "2", "."], "valid_share=2"),
+        (["--languages", "english", "."], "'english' is no code"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, said):

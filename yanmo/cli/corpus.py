@@ -41,9 +41,7 @@ def corpus(
 
     blocked = blocklist.load(block_words or (), block_domains or (), block_urls or ())
     wanted = tuple(code.strip().lower() for code in languages.split(",") if code.strip())
-    steps = Steps(
-        wanted, identify, boilerplate, quality, mask, blocked if block_words or block_domains or block_urls else None
-    )
+    steps = Steps(wanted, identify, boilerplate, quality, mask, blocked)
     report = ReadReport()
     documents = read_documents(sources, report)
     made = build_corpus(
@@ -80,4 +78,4 @@ def _lines(card: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows + skipped)
     lines = [f"{name:<{width}}  {count:>12,}" for name, count in rows + skipped]
     sizes = ", ".join(f"{split['bytes'] / 1e6:,.2f} MB of {name}" for name, split in card["splits"].items())
-    return [*lines, f"{out}: {sizes}; card.json and README.md say where each document came from"]
+    return [*lines, f"{out}: {sizes}; card.json and README.md say what was left out and why"]

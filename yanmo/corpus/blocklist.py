@@ -11,7 +11,7 @@ stands for its subdomains too. An address stands for all that begin with it, htt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,9 @@ MAX_WORDS = 16  # of one entry
 class Blocklist:
     """What `load` read; an empty one blocks nothing."""
 
-    words: dict[int, np.ndarray]  # number of words → sorted hashes
-    domains: frozenset[str]
-    urls: tuple[str, ...]
+    words: dict[int, np.ndarray] = field(default_factory=dict)  # number of words → sorted hashes
+    domains: frozenset[str] = frozenset()
+    urls: tuple[str, ...] = ()
 
     def reason(self, text: str, url: str = "", allowed: int = 0) -> str | None:
         """Why a document is left out, or None; `allowed`: how many blocked words are forgiven."""

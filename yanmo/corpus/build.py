@@ -147,8 +147,7 @@ def build_corpus(
             for writer in writers.values():
                 writer.close()
         settings = {"valid_share": valid_share, "seed": seed, "steps": chosen.as_settings()}
-        card = card_of(ledger, report, settings, tallies, [CUT] if was_cut else [])
-        card["changes"] = {name: count for name, count in sorted(changes.items()) if count}
+        card = card_of(ledger, report, settings, tallies, changes, [CUT] if was_cut else [])
         card |= shards_of(folder, writers)
         write_json(folder / CARD, card)
         write_atomic(folder / README, readme_of(card))
@@ -190,13 +189,20 @@ def _nothing_left(ledger: Ledger, report: ReadReport) -> str:
 
 
 def _check_place(out: Path) -> None:
-    """A folder is replaced as a whole, so it must be empty or a corpus."""
+    """A folder is replaced as a whole, so it must be empty or a corpus, of this format or of another version's."""
     if not out.exists():
         return
     if not out.is_dir():
         raise FileError(f"{out}: a file, where a corpus folder is to be written; choose another place")
-    if any(out.iterdir()) and not (out / CARD).is_file():
+    if any(out.iterdir()) and not _is_corpus(out):
         raise FileError(f"{out}: holds files that are no corpus; choose an empty or new folder")
+
+
+def _is_corpus(folder: Path) -> bool:
+    try:
+        return str(read_json_object(folder / CARD).get("format")).startswith(FORMAT.rstrip("0123456789"))
+    except FileError:
+        return False
 
 
 class Corpus:

@@ -41,9 +41,17 @@ HUB_LICENSES = (
 
 
 def card_of(
-    ledger: Ledger, report: ReadReport, settings: dict[str, Any], tallies: Mapping[str, Counter[str]], notes: list[str]
+    ledger: Ledger,
+    report: ReadReport,
+    settings: dict[str, Any],
+    tallies: Mapping[str, Counter[str]],
+    changes: Counter[str],
+    notes: list[str],
 ) -> dict[str, Any]:
-    """The card but for its shards; `tallies` count the kept documents by script, language and license."""
+    """The card but for its shards; `tallies` count the kept documents by script, language and license.
+
+    `changes` counts what the steps changed in documents, those that were left out later too.
+    """
     few = len(ledger.sources) <= MAX_LISTED
     return {
         "format": FORMAT,
@@ -55,6 +63,7 @@ def card_of(
             name: dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
             for name, counter in tallies.items()
         },
+        "changes": {name: count for name, count in sorted(changes.items()) if count},
         "encodings": dict(sorted(report.encodings.items())),
         "sources": {name: counts.as_dict() for name, counts in sorted(ledger.sources.items())} if few else {},
         "n_sources": len(ledger.sources),
@@ -126,6 +135,9 @@ def readme_of(card: dict[str, Any]) -> str:
     ]
     if removed or failed:
         parts += ["## What was left out", _table(("reason", "documents", "meaning"), removed + failed)]
+    if card["changes"]:
+        changes = [(name.replace("_", " "), count) for name, count in card["changes"].items()]
+        parts += ["## What was changed", _table(("change", "times"), changes)]
     if card["sources"]:
         rows = [(name, counts["in"], counts["kept"]) for name, counts in card["sources"].items()]
         parts += ["## Sources", _table(("source", "documents", "kept"), rows)]

@@ -100,14 +100,11 @@ class Ledger:
 
     def enter_losses(self, report: ReadReport) -> None:
         """Enter what reading could not, or was not to, turn into documents."""
-        for source, reasons in report.failed.items():
-            for counts in self._columns(source):
-                counts.offered += reasons.total()
-                counts.failed.update(reasons)
-        for source, reasons in report.removed.items():
-            for counts in self._columns(source):
-                counts.offered += reasons.total()
-                counts.removed.update(reasons)
+        for column in ("failed", "removed"):
+            for source, reasons in getattr(report, column).items():
+                for counts in self._columns(source):
+                    counts.offered += reasons.total()
+                    getattr(counts, column).update(reasons)
         for reason, examples in report.examples.items():
             for example in examples:
                 _show(self.examples, example["source"], reason, example["text"])

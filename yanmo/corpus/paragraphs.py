@@ -61,12 +61,8 @@ def paragraphs(text: str) -> list[tuple[int, int]]:
 
 def paragraph_marks(text: str) -> np.ndarray:
     """One number for each paragraph that counts, equal where white space alone differs: (n,) uint64."""
-    marks = [_mark(text[start:end]) for start, end in paragraphs(text)]
+    marks = [fingerprint(text[start:end])[:8] for start, end in paragraphs(text)]
     return np.frombuffer(b"".join(marks), np.uint64)
-
-
-def _mark(text: str) -> bytes:
-    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 class Writer:

@@ -122,9 +122,10 @@ def _lines(tokens: Tokens, spaceless: np.ndarray, weights: np.ndarray) -> dict[s
     owner = np.searchsorted(tokens.texts, starts, side="right") - 1
     lines = np.bincount(owner, minlength=number)
     before = solid[np.maximum(borders[filled + 1] - 2, 0)]
-    end = kinds[last]
-    ended = (end == END) | (end == ELLIPSIS) | (end == CLOSING) & ((kinds[before] == END) | (kinds[before] == ELLIPSIS))
-    dots = (end == ELLIPSIS) | (tokens.codes[last] == 46) & (tokens.codes[before] == 46)
+    two = last > starts  # and not the end of another line, where this one has a single character
+    end, inner = kinds[last], np.where(two, kinds[before], SPACE)
+    ended = (end == END) | (end == ELLIPSIS) | (end == CLOSING) & ((inner == END) | (inner == ELLIPSIS))
+    dots = (end == ELLIPSIS) | two & (tokens.codes[last] == 46) & (tokens.codes[before] == 46)
     short = last + 1 - starts <= np.where(spaceless, SHORT_SPACELESS, SHORT)[owner]
 
     def share(those: np.ndarray) -> np.ndarray:

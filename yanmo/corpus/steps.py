@@ -13,9 +13,10 @@ judged, blocklists asked, personal data masked. What a document becomes depends 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -24,25 +25,37 @@ from yanmo.corpus.blocklist import Blocklist
 from yanmo.corpus.clean import REASONS as UNCLEAN
 from yanmo.corpus.clean import clean, reject
 from yanmo.corpus.documents import Document
+from yanmo.errors import ConfigError
 
+CODE = re.compile("[a-z]{2,3}")
 BATCH = 64  # documents that are judged together
-REASONS = UNCLEAN | quality.REASONS | blocklist.REASONS | {"language": "in another language than those wanted"}
+REASONS = (
+    UNCLEAN
+    | quality.REASONS
+    | blocklist.REASONS
+    | {"language": "in none of the languages that are wanted, or in none that can be told"}
+)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Which steps are taken. `languages` are codes such as "en"; with none, all are kept."""
+    """Which steps are taken. `languages` are codes such as "en"; with none, all are kept. ConfigError for another."""
 
     languages: tuple[str, ...] = ()
     identify: bool = False  # the language of documents that state none
     boilerplate: bool = False
     quality: bool = False
     mask: bool = False
-    blocked: Blocklist | None = None
+    blocked: Blocklist = field(default_factory=Blocklist)
+
+    def __post_init__(self) -> None:
+        for code in self.languages:
+            if not CODE.fullmatch(code):
+                raise ConfigError(f"languages: {code!r} is no code of two or three letters; write them as in en,zh")
 
     def as_settings(self) -> dict[str, Any]:
         """For the card: plain values; of the blocklists how long they are."""
-        blocked = self.blocked or Blocklist({}, frozenset(), ())
+        blocked = self.blocked
         words = sum(len(hashes) for hashes in blocked.words.values())
         return {
             "languages": list(self.languages),
@@ -91,7 +104,7 @@ def _before(document: Document, steps: Steps, changes: Counter[str]) -> tuple[Do
 
 
 def _behind(document: Document, steps: Steps, changes: Counter[str]) -> tuple[Document, str | None]:
-    why = steps.blocked.reason(document.text, document.url) if steps.blocked is not None else None
+    why = steps.blocked.reason(document.text, document.url)
     if why is None and steps.mask:
         text, masked = privacy.mask(document.text)
         changes.update({f"masked_{kind}": count for kind, count in masked.items()})

@@ -230,9 +230,7 @@ def _read_units(source: Source, report: ReadReport) -> Iterator[Document]:
 
 
 def _sentence(source: Source, found: Loss) -> str:
-    what = found.what.removeprefix(f"{source.name}: ")
-    where = f"{found.where}: " if found.where else ""
-    return f"{source.name}: {where}{what}"
+    return ": ".join(filter(None, (source.name, found.where, found.what)))
 
 
 def _position(file: Any, source: Source) -> int:

@@ -32,7 +32,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Loss:
-    """One thing that became no document: `reason` is one word of the books, `what` a sentence for people.
+    """One thing that became no document: `reason` is one word of the books, `what` a clause for people, which
+    who reads the unit sets behind the file's name and `where`.
 
     where: the place within the source, as "byte 12,345" or a title; text: the beginning of what was lost, for the
     examples of the card; url and id: the names by which somebody may ask for it.

@@ -49,30 +49,27 @@ def split(source: Source) -> list[Unit]:
 
 def read(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
     """Yield a document or a loss for each page that begins in the unit."""
-    name = unit.source.name
     try:
         head, site = _head(unit.source)
         if head is None or not is_dump(head):
             if unit.start == 0:
-                yield Loss("not_a_dump", f"{name}: no MediaWiki export begins here; name another file", "byte 0")
+                yield Loss("not_a_dump", "no MediaWiki export begins here; name another file", "byte 0")
             return
         if declares_entities(head):
             if unit.start == 0:
-                what = f"{name}: it declares entities, which no dump does; do not trust it"
+                what = "it declares entities, which no dump does; do not trust it"
                 yield Loss("refused", what, "byte 0")
             return
         blocks = utf8(unpack(unit.source.path, unit.start, unit.end), head)
         for found in spans(blocks):
             if isinstance(found, Break):
-                yield Loss(
-                    found.reason, f"{name}: {found.what}; fetch it again", f"byte {found.offset or unit.start:,}"
-                )
+                yield Loss(found.reason, f"{found.what}; fetch it again", f"byte {found.offset or unit.start:,}")
             else:
                 yield _page(found, site, unit.source, SETTINGS | settings)
     except FileError:
         raise
     except OSError as error:
-        yield Loss("unreadable", f"{name}: cannot be read ({reason(error)}); check its permissions")
+        yield Loss("unreadable", f"cannot be read ({reason(error)}); check its permissions")
 
 
 READER = Reader(split, read)
@@ -102,7 +99,7 @@ def _page(data: bytes, site: Site, source: Source, settings: Settings) -> Docume
         page = parse(data)
     except Damaged as error:
         title = data[data.find(b"<title>") + 7 :][:80].partition(b"</title>")[0].decode("utf-8", "replace")
-        return Loss(error.reason, f"{source.name}: the page cannot be read: {error}", title)
+        return Loss(error.reason, f"the page cannot be read: {error}", title)
     url = page_url(page.title, site.base)
     why = _removed(page, site, settings)
     text = ""
@@ -111,8 +108,7 @@ def _page(data: bytes, site: Site, source: Source, settings: Settings) -> Docume
         text = wikitext.plain(page.text, settings["variant"], prefixes, tables=settings["tables"])
         why = () if text else ("empty", "has no text")
     if why:
-        what = f"{source.name}: {page.title} {why[1]}"
-        return Loss(why[0], what, page.title, failed=False, text=page.text[:200], url=url, id=page.id)
+        return Loss(why[0], why[1], page.title, failed=False, text=page.text[:200], url=url, id=page.id)
     meta = {"page": page.id, "revision": page.revision, "timestamp": page.timestamp, "namespace": page.namespace}
     host = urlsplit(site.base).hostname or ""
     return new_document(
