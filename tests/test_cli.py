@@ -135,7 +135,7 @@ def test_ctrl_c_is_130_and_says_that_one_can_go_on(model):
         running.send_signal(signal.SIGINT)
         err = running.stderr.read().decode()
         assert running.wait() == 130
-    assert err.strip() == "yanmo: interrupted; run the same command again to go on"
+    assert err.strip() == "yanmo: interrupted; run the same command again: a run goes on, all else begins anew"
 
 
 def test_ctrl_c_before_a_verb_has_begun_is_130_too(yan, monkeypatch):

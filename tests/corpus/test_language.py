@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yanmo.corpus.language import identify, sample, variant
+from yanmo.corpus.language import identify, sample, settle, variant
 
 pytest.importorskip("pycld2", reason="the extra corpus is not installed")
 pytest.importorskip("py3langid", reason="the extra corpus is not installed")
@@ -76,3 +76,12 @@ def test_any_text_gives_a_code_and_a_share(text: str) -> None:
 def test_half_characters_and_unassigned_ones_are_no_obstacle() -> None:
     text = SENTENCES["en"]
     assert identify(f"\ud800\x00\ufffe\U0010ffff{text}")[0] == "en"
+
+
+def test_what_a_source_states_stands_unless_the_text_is_surely_in_another_language() -> None:
+    chinese = "今天的天气很好，我们一起去公园里散步，看见许多人在湖边钓鱼。"
+    english = "The ship left the harbour early in the morning, and the people on the pier waved for a long time."
+    assert settle(chinese, "en") == "zh" and settle(english, "en") == "en" and settle(english) == "en"
+    assert settle(chinese, "zh-tw") == "zh-tw"
+    assert settle(english, "de") == "en" and settle(english, "tlh") == "tlh"  # which no model knows
+    assert settle("12", "de") == "de" and settle("12") == ""

@@ -115,11 +115,11 @@ def test_quality_is_judged_in_batches_as_one_by_one(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_the_books(tmp_path, capsys):
-    (tmp_path / "zhwiki.xml").write_bytes(dump())
+    (tmp_path / "zhwiki.xml").write_bytes(dump().replace(b'xml:lang="zh"', b'xml:lang="en"'))
     (tmp_path / "prose.txt").write_text(PROSE, "utf-8")
     assert run("corpus", str(tmp_path), "-o", str(tmp_path / "out"), "--languages", "zh", "--json") == 0
     card = json.loads(capsys.readouterr().out)
-    assert card["kept"] == 5 and card["removed"] == {"language": 1}
+    assert card["kept"] == 5 and card["removed"] == {"language": 1} and card["language"] == {"zh": 5}
     assert run("corpus", str(tmp_path / "zhwiki.xml"), "-o", str(tmp_path / "out")) == 0
     assert "kept" in capsys.readouterr().out
 

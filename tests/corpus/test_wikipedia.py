@@ -113,6 +113,12 @@ def test_a_truncated_dump_says_so(tmp_path: Path) -> None:
     assert counts(everything(source(tmp_path / "c.xml.gz", packed[:-300])))["truncated"] >= 1
 
 
+def test_a_dump_cut_in_its_first_block_is_called_truncated(tmp_path: Path) -> None:
+    for name, pack in (("a.bz2", bz2.compress), ("a.gz", gzip.compress), ("a.xz", lzma.compress)):
+        (found,) = everything(source(tmp_path / name, pack(XML)[:30]))
+        assert isinstance(found, Loss) and found.reason == "truncated" and found.failed, name
+
+
 def test_a_damaged_stream_costs_its_own_pages(tmp_path: Path) -> None:
     streams = [bz2.compress(part.encode()) for part in (HEAD, *("".join(PAGES[n : n + 10]) for n in range(0, 40, 10)))]
     streams[2] = streams[2][:60] + bytes(40) + streams[2][100:]

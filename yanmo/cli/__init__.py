@@ -102,7 +102,7 @@ def _run(args: Sequence[str] | None) -> int:
     else:
         return 0
     if code == 130:
-        print("\nyanmo: interrupted; run the same command again to go on", file=sys.stderr)
+        print("\nyanmo: interrupted; run the same command again: a run goes on, all else begins anew", file=sys.stderr)
     return code
 
 

@@ -21,7 +21,7 @@ def corpus(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; an older corpus there is replaced.")],
     languages: Annotated[str, typer.Option(help="Keep these alone, such as en,zh.")] = "",
-    identify: Annotated[bool, typer.Option(help="Find the language of documents that state none.")] = False,
+    identify: Annotated[bool, typer.Option(help="Find the language where none, or a wrong one, is stated.")] = False,
     quality: Annotated[bool, typer.Option(help="Leave out what breaks the rules of docs/quality.md.")] = False,
     boilerplate: Annotated[bool, typer.Option(help="Mend mojibake, take boilerplate lines out.")] = False,
     mask: Annotated[bool, typer.Option(help="Replace emails, phones, numbers of identity and accounts.")] = False,

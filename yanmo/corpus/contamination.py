@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 
 from yanmo.corpus.characters import mix
+from yanmo.corpus.records import read_records
 from yanmo.corpus.words import Tokens, batches, characters_for, ngrams, tokenise
-from yanmo.errors import FileError, InputError, need
+from yanmo.errors import FileError, InputError
 from yanmo.files import reason
 
 WORDS = 13
@@ -143,15 +144,12 @@ def items(path: str | Path) -> Iterator[str]:
     path = Path(path)
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     try:
-        if kind == "parquet":
-            yield from _table(path)
+        if kind in ("parquet", "jsonl", "ndjson"):
+            for record in read_records([path]):
+                yield "\n".join(_strings(record.values))
             return
         text = _read(path)
-        if kind in ("jsonl", "ndjson"):
-            for line in text.splitlines():
-                if line.strip():
-                    yield "\n".join(_strings(json.loads(line)))
-        elif kind == "json":
+        if kind == "json":
             yield from _json(text)
         elif kind in ("tsv", "csv"):
             for row in csv.reader(io.StringIO(text), delimiter="\t" if kind == "tsv" else ","):
@@ -199,17 +197,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _strings(each)
-
-
-def _table(path: Path) -> Iterator[str]:
-    arrow = need("pyarrow", "corpus", "reading an evaluation set")
-    parquet = need("pyarrow.parquet", "corpus", "reading an evaluation set")
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield "\n".join(_strings(row))
-    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise FileError(
-            f"{path}: no readable evaluation set ({reason(error)}); give JSONL, TSV, text or Parquet"
-        ) from None

@@ -1,6 +1,7 @@
 """Which language a text is in: scripts that decide by themselves, then two models that ship in their wheels.
 
     identify                  text → (code, confidence), "" where nothing can be said
+    settle                    text, the language that its source states → the language it is in
     codes                     what is counted in a text of which language
     variant                   Chinese text → share of traditional among the characters that differ
     sample                    the stretches of a long text that are read
@@ -28,6 +29,7 @@ MIN_LETTERS = 4
 MIN_SHARE = 0.5  # of the letters in a script that decides
 MIN_KANA = 0.03  # of Han and kana
 MIN_CONFIDENCE = 0.3
+CERTAIN = 0.8  # to contradict what a source states; of a script it is a share, and Chinese pages hold Latin names
 
 _NAMES = {"iw": "he", "jw": "jv", "in": "id", "nb": "no", "nn": "no", "zh-Hant": "zh", "zh-Hans": "zh", "fil": "tl"}
 _SCRIPTS = (  # first and last code point, language; others of these scripts are too rare to be models' business
@@ -94,6 +96,19 @@ def identify(text: str) -> tuple[str, float]:
     return _by_models(part)
 
 
+def settle(text: str, stated: str = "") -> str:
+    """The code of a text whose source states a language, or none: "" where nothing can be said.
+
+    What is stated stands, unless it is a language that the models know and the text is surely in another: a dump of a
+    small wiki is right about its language, and a dump of Chinese pages under an English header is not.
+    """
+    base = stated.lower().partition("-")[0]
+    if base and base not in _known():
+        return stated
+    code, confidence = identify(text)
+    return stated if base and (code == base or confidence < CERTAIN) else code
+
+
 def codes(text: str) -> np.ndarray:
     """Letters of each script: (kinds,) int64, in the order none, other, then the scripts that decide."""
     table = _table()
@@ -144,6 +159,12 @@ def _by_models(text: str) -> tuple[str, float]:
 def _bayes() -> Any:
     module = need("py3langid.langid", "corpus", "identifying languages")
     return module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    """The languages that py3langid may name."""
+    return frozenset(_NAMES.get(name, name) for name in map(str, _bayes().nb_classes))
 
 
 @functools.cache

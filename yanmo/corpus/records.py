@@ -102,6 +102,8 @@ def _read(sources: list[Source], report: list[Read], columns: list[str]) -> Iter
                 count += 1
                 yield record
             report.append(Read(source.name, source.size, sha256_file(source.path), count))
+        except FileError:  # an OSError too, and a sentence already
+            raise
         except Undecodable as error:
             raise FileError(f"{source.path}: byte {error.offset:,} {error.what}; convert the file to UTF-8") from None
         except UnicodeError:

@@ -42,7 +42,7 @@ class Steps:
     """Which steps are taken. `languages` are codes such as "en"; with none, all are kept. ConfigError for another."""
 
     languages: tuple[str, ...] = ()
-    identify: bool = False  # the language of documents that state none
+    identify: bool = False  # the language, where none is stated or the text is surely in another
     boilerplate: bool = False
     quality: bool = False
     mask: bool = False
@@ -97,8 +97,7 @@ def _before(document: Document, steps: Steps, changes: Counter[str]) -> tuple[Do
     why = reject(text)
     if why is not None or not (steps.identify or steps.languages):
         return document, why
-    if not document.language:
-        document = dataclasses.replace(document, language=language.identify(text)[0])
+    document = dataclasses.replace(document, language=language.settle(text, document.language))
     wanted = not steps.languages or document.language.partition("-")[0] in steps.languages
     return document, None if wanted else "language"
 

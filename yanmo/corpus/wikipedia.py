@@ -51,7 +51,11 @@ def read(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
     """Yield a document or a loss for each page that begins in the unit."""
     try:
         head, site = _head(unit.source)
-        if head is None or not is_dump(head):
+        if isinstance(head, Break):
+            if unit.start == 0:
+                yield Loss(head.reason, f"{head.what}; fetch it again", f"byte {head.offset:,}")
+            return
+        if not is_dump(head):
             if unit.start == 0:
                 yield Loss("not_a_dump", "no MediaWiki export begins here; name another file", "byte 0")
             return
@@ -75,12 +79,12 @@ def read(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
 READER = Reader(split, read)
 
 
-def _head(source: Source) -> tuple[bytes | None, Site]:
-    """The first unpacked bytes of a file, and its site."""
+def _head(source: Source) -> tuple[bytes | Break, Site]:
+    """The first unpacked bytes of a file, or why there are none, and its site."""
     blocks = unpack(source.path)
-    first = next(blocks, None)
-    if not isinstance(first, Block):
-        return None, Site()
+    first = next(blocks, Block(b""))
+    if isinstance(first, Break):
+        return first, Site()
     head = first.data
     joined = b"".join(b.data for b in utf8(chain([first], _some(blocks, len(head))), head) if isinstance(b, Block))
     return head, read_site(joined[:SITE_BYTES])
