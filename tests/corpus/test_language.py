@@ -84,4 +84,6 @@ def test_what_a_source_states_stands_unless_the_text_is_surely_in_another_langua
     assert settle(chinese, "en") == "zh" and settle(english, "en") == "en" and settle(english) == "en"
     assert settle(chinese, "zh-tw") == "zh-tw"
     assert settle(english, "de") == "en" and settle(english, "tlh") == "tlh"  # which no model knows
+    near = "Raimonds Vējonis ir Latvejas valsts tagadējais prezidents."  # on a page in Latgalian
+    assert identify(near)[0] == "lv" and settle(near, "ltg") == "ltg" and settle(near, "en") == "lv"
     assert settle("12", "de") == "de" and settle("12") == ""
