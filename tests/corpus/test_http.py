@@ -53,6 +53,19 @@ def test_broken_chunks_are_damage_unless_the_crawler_cut_them():
     assert PAGE.startswith(read_response(block, cut=True).payload)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_a_packing_that_ends_early_is_damage_unless_the_crawler_cut_it(coding: str):
+    brotli = pytest.importorskip("brotli")
+    page = b"".join(b"line %d of the page\n" % (number * number) for number in range(2000))
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}[coding](page)
+    block = kept(packed[: len(packed) // 2], b"Content-Encoding: " + coding.encode())
+    with pytest.raises(Unusable) as error:
+        read_response(block)
+    assert error.value.reason == "cut_packing"
+    part = read_response(block, cut=True).payload
+    assert part and page.startswith(part)
+
+
 def test_types_and_charsets():
     assert media_type('Text/HTML; charset="GBK"') == ("text/html", "GBK")
     assert media_type("") == ("", "")

@@ -53,7 +53,7 @@ def read_response(block: bytes, cut: bool = False) -> Response:
     if "chunked" in headers.get("transfer-encoding", "").lower():
         payload = _joined(raw, cut)
     for coding in reversed(headers.get("content-encoding", "").lower().split(",")):
-        payload = _unpacked(payload, coding.strip())
+        payload = _unpacked(payload, coding.strip(), cut)
     return Response(int(status[1]), headers, payload, raw)
 
 
@@ -106,25 +106,25 @@ def _joined(raw: bytes, cut: bool) -> bytes:
     return b"".join(parts)
 
 
-def _unpacked(data: bytes, coding: str) -> bytes:
+def _unpacked(data: bytes, coding: str, cut: bool) -> bytes:
     if coding in ("gzip", "x-gzip"):
-        return _inflated(data, 31) if data.startswith(b"\x1f\x8b") else data
+        return _inflated(data, 31, cut) if data.startswith(b"\x1f\x8b") else data
     if coding == "deflate":
         for bits in (15, -15):
             try:
-                return _inflated(data, bits)
+                return _inflated(data, bits, cut)
             except Unusable as error:
-                if error.reason == "too_large":
+                if error.reason == "too_large" or error.reason == "cut_packing" and not _is_text(data):
                     raise
         return data
     if coding in ("br", "brotli"):
-        return _brotli(data)
+        return _brotli(data, cut)
     if coding == "zstd" and data.startswith(b"\x28\xb5\x2f\xfd"):
         raise Unusable("packed_unknown", "is packed with zstd, which is not read")
     return data
 
 
-def _inflated(data: bytes, bits: int) -> bytes:
+def _inflated(data: bytes, bits: int, cut: bool) -> bytes:
     inflate = zlib.decompressobj(wbits=bits)
     try:
         page = inflate.decompress(data, MAX_PAGE_BYTES + 1)
@@ -132,10 +132,17 @@ def _inflated(data: bytes, bits: int) -> bytes:
         raise Unusable("bad_packing", "has a payload that does not inflate") from None
     if len(page) > MAX_PAGE_BYTES:
         raise Unusable("too_large", f"unpacks to more than {MAX_PAGE_BYTES:,} bytes")
+    _check_end(inflate.eof or cut)
     return page
 
 
-def _brotli(data: bytes) -> bytes:
+def _check_end(whole: bool) -> None:
+    """A page that a crawler did not cut, and whose packing ends early, would be a part of a page without a word."""
+    if not whole:
+        raise Unusable("cut_packing", "has a payload whose packing ends early")
+
+
+def _brotli(data: bytes, cut: bool) -> bytes:
     try:
         brotli = importlib.import_module("brotli")
     except ImportError:
@@ -154,6 +161,7 @@ def _brotli(data: bytes) -> bytes:
         if _is_text(data):
             return data
         raise Unusable("bad_packing", "has a payload that does not unpack") from None
+    _check_end(inflate.is_finished() or cut)
     return b"".join(parts)
 
 

@@ -7,68 +7,14 @@ from __future__ import annotations
 
 import re
 
-# which argument is shown: 1 the first, -1 the last
-_SHOWN = {
-    **dict.fromkeys(
-        [
-            "nowrap",
-            "nobr",
-            "nobold",
-            "small",
-            "big",
-            "smaller",
-            "larger",
-            "abbr",
-            "tooltip",
-            "angbr",
-            "sic",
-            "smallcaps",
-            "sub",
-            "sup",
-        ],
-        1,
-    ),
-    **dict.fromkeys(
-        [
-            "em",
-            "strong",
-            "quote",
-            "cquote",
-            "blockquote",
-            "le",
-            "ill",
-            "link-en",
-            "link-ja",
-            "internal",
-            "link",
-            "helper",
-        ],
-        1,
-    ),
-    **dict.fromkeys(
-        [
-            "link",
-            "lj",
-            "lang-x",
-            "w",
-            "mvar",
-            "math",
-            "var",
-            "bd_",
-            "flagcountry",
-            "flag",
-            "country",
-            "pl",
-            "nihongo",
-            "zy",
-        ],
-        1,
-    ),
-    **dict.fromkeys(["ipa", "ipa-en", "unicode", "script_", "lead", "jpn", "kor", "ruby", "transl_"], 1),
-    **dict.fromkeys(
-        ["lang", "zh-lang", "transl", "transliteration", "color", "colour", "font", "color", "fontcolor"], -1
-    ),
-}
+# Templates that show their first argument, and those that show their last.
+_FIRST_NAMES = (
+    "abbr angbr big blockquote country cquote em flag flagcountry helper ill internal ipa ipa-en jpn kor larger le lead "
+    "link link-en link-ja lj math mvar nihongo nobold nobr nowrap pl quote ruby sic small smallcaps smaller strong sub "
+    "sup tooltip unicode var w zy"
+)
+_LAST_NAMES = "color colour font fontcolor lang transl transliteration zh-lang"
+_FIRST, _LAST = frozenset(_FIRST_NAMES.split()), frozenset(_LAST_NAMES.split())
 _FIXED = {
     **dict.fromkeys(("ndash", "en dash", "spaced ndash", "snd", "–"), " – "),
     **dict.fromkeys(("mdash", "em dash", "spaced mdash", "—"), " — "),
@@ -101,8 +47,7 @@ def expand(found: re.Match[str]) -> str:
     name = name.strip().lower().replace("_", " ")
     if not bar:
         return _FIXED.get(name, "")
-    place = _SHOWN.get(name)
-    if place is None and name not in _CONVERT | _DATE and not name.startswith("lang-"):
+    if name not in _FIRST | _LAST | _CONVERT | _DATE and not name.startswith("lang-"):
         return _FIXED.get(name, "")
     given = [part.strip().removeprefix("1=") for part in rest.split("|")]
     words = [part for part in given if not _NAMED.match(part)]
@@ -112,7 +57,7 @@ def expand(found: re.Match[str]) -> str:
         return " ".join(words)
     if name in _CONVERT:
         return _convert(words)
-    return words[0 if place is None or place > 0 else -1]
+    return words[-1 if name in _LAST else 0]
 
 
 def _convert(words: list[str]) -> str:
