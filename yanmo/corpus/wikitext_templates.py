@@ -10,8 +10,8 @@ import re
 # Templates that show their first argument, and those that show their last.
 _FIRST_NAMES = (
     "abbr angbr big blockquote country cquote em flag flagcountry helper ill internal ipa ipa-en jpn kor larger le "
-    "lead link link-en link-ja lj math mvar nihongo nobold nobr nowrap pl quote ruby sic small smallcaps smaller strong "
-    "sub sup tooltip unicode var w zy"
+    "lead link link-en link-ja lj math mvar nihongo nobold nobr nowrap pl quote ruby sic small smallcaps smaller "
+    "strong sub sup tooltip unicode var w zy"
 )
 _LAST_NAMES = "color colour font fontcolor lang transl transliteration zh-lang"
 _FIRST, _LAST = frozenset(_FIRST_NAMES.split()), frozenset(_LAST_NAMES.split())
