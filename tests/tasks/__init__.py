@@ -1,0 +1,1 @@
+"""Tests; a package, so that files of the same name may stand in several rooms."""

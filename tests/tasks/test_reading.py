@@ -1,0 +1,324 @@
+"""Files of labelled rows as people have them: all forms give the same examples; what is bad is named by its line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from yanmo.errors import Error, FileError, InputError
+from yanmo.tasks import reading
+from yanmo.tasks.examples import Answer, Data
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+TEXTS = ["a fine film, really", "dull and long", "不错的酒店 🙂", "café\u0301 was cold"]
+LABELS = ["pos", "neg", "pos", "neg"]
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows(data: Data) -> list[tuple[str, tuple[str, ...] | None]]:
+    return [(example.text, example.labels) for example in data.examples]
+
+
+EXPECTED = [(text, (label,)) for text, label in zip(TEXTS, LABELS)]
+PLAIN = "".join(f"{text}\t{label}\n" for text, label in zip(TEXTS, LABELS))
+CSV = "label,text\n" + "".join(f'{label},"{text}"\n' for text, label in zip(TEXTS, LABELS))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", PLAIN),
+        ("a.txt", PLAIN),
+        ("a.tsv", "sentence\tlabel\n" + PLAIN),
+        ("a.tsv", PLAIN.replace("\n", "\r\n")),
+        ("a.tsv", b"\xef\xbb\xbf" + PLAIN.encode()),
+        ("a.tsv", PLAIN.encode("utf-16")),
+        ("a.tsv.gz", gzip.compress(PLAIN.encode())),
+        ("a.csv", CSV),
+        (
+            "a.csv",
+            CSV.replace(",pos", ";pos")
+            .replace("label,text", "label;text")
+            .replace('pos,"', 'pos;"')
+            .replace('neg,"', 'neg;"'),
+        ),
+        ("a.jsonl", "".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in zip(TEXTS, LABELS))),
+        ("a.json", json.dumps([{"text": t, "label": y} for t, y in zip(TEXTS, LABELS)], indent=1)),
+        ("a.json", json.dumps({"data": [{"sentence": t, "category": y} for t, y in zip(TEXTS, LABELS)]})),
+        ("a.txt", "".join(f"__label__{y} {t}\n" for t, y in zip(TEXTS, LABELS))),
+    ],
+)
+def test_every_form_of_a_table_gives_the_same_examples(tmp_path, name, content):
+    data = reading.read("classify", write(tmp_path, name, content))
+    assert rows(data) == EXPECTED
+    assert data.examples[-1].where == f"{name}:{int(data.examples[0].where.split(':')[1]) + 3}" or name == "a.json"
+    assert not data.bad
+
+
+def test_parquet_gives_the_names_of_its_classes(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    features = {"features": {"text": {"_type": "Value"}, "label": {"_type": "ClassLabel", "names": ["neg", "pos"]}}}
+    table = pyarrow.table({"text": TEXTS, "label": [1, 0, 1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": features})})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert rows(reading.read("classify", tmp_path / "a.parquet")) == EXPECTED
+
+
+def test_a_cell_may_hold_lines_delimiters_and_quotation_marks(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"one, two\nthree ""four""",yes\nplain,no\n')
+    assert rows(reading.read("classify", path)) == [('one, two\nthree "four"', ("yes",)), ("plain", ("no",))]
+
+
+def test_what_was_understood_is_told(tmp_path):
+    path = write(tmp_path, "a.csv", "review,stars,when\ngood stuff here,5,monday\nbad stuff there,1,friday\n")
+    understood = reading.read("classify", path).understood
+    assert understood.columns == {"text": "review", "label": "stars"}
+    assert "the first line names them" in understood.notes[0]
+    assert understood.notes[1] == "a.csv: not used: 'when'"
+
+
+def test_columns_can_be_named_by_name_or_number(tmp_path):
+    path = write(tmp_path, "a.tsv", "x\tone thing\tp\ny\ttwo things\tq\n")
+    by_number = reading.read("classify", path, columns={"text": "2", "label": "1", "header": "no"})
+    assert rows(by_number) == [("one thing", ("x",)), ("two things", ("y",))]
+    with pytest.raises(InputError, match="no column 'labl'.*its columns are '1', '2', '3'"):
+        reading.read("classify", path, columns={"label": "labl"})
+    with pytest.raises(InputError, match="classify knows no column 'lable'.*nearest: 'label'"):
+        reading.read("classify", path, columns={"lable": "1"})
+
+
+def test_pairs_several_labels_values_and_flags(tmp_path):
+    pairs = write(
+        tmp_path, "p.tsv", "sentence1\tsentence2\tscore\n" + "".join(f"a b\tc d\t{n / 7:.3f}\n" for n in range(30))
+    )
+    data = reading.read("classify", pairs)
+    assert (data.examples[1].text_pair, data.examples[1].value, data.examples[1].labels) == ("c d", 0.143, None)
+    several = write(tmp_path, "s.csv", "text,labels\none,a|b\ntwo,b\nthree,a;c\nfour,\n")
+    data = reading.read("classify", several, columns={"labels": "labels"})
+    assert [e.labels for e in data.examples] == [("a", "b"), ("b",), ("a", "c"), ()]
+    flags = write(tmp_path, "f.csv", "text,toxic,rude\none,1,0\ntwo,1,1\nthree,0,0\n")
+    data = reading.read("classify", flags, columns={"labels": "toxic,rude"})
+    assert [e.labels for e in data.examples] == [("toxic",), ("toxic", "rude"), ()]
+    groups = write(tmp_path, "g.jsonl", '{"id": 7, "text": "t", "label": "x", "meta": {"page": "P"}}\n')
+    assert reading.read("classify", groups, columns={"group": "meta.page"}).examples[0].group == "P"
+
+
+def test_names_of_classes_replace_their_numbers(tmp_path):
+    data = write(tmp_path, "a.tsv", "one\t0\ntwo\t1\n")
+    names = write(tmp_path, "names.txt", "sport\nmoney\n")
+    read = reading.read("classify", data, columns={"names": str(names)})
+    assert [e.labels for e in read.examples] == [("sport",), ("money",)]
+    with pytest.raises(FileError, match=r"a.tsv:2: the label '1' is not among the 1 named classes"):
+        reading.read("classify", data, columns={"names": str(write(tmp_path, "n.txt", "sport\n"))})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.tsv", "one\tx\ntwo\ty\nthree\n", "a.tsv:3: it has 1 columns, where 2 are expected; mend the row"),
+        ("a.csv", "text,label\none,x\n,y\n", "a.csv:3: the text is empty"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"\n', "a.jsonl:2: it is not JSON"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n[1]\n', "a.jsonl:2: it is a list, where an object is needed"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": 3, "label": "x"}\n', "a.jsonl:2: the text is a number"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n', "a.jsonl:2: it has no label"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "\\ud83d", "label": "y"}\n', "half of a surrogate pair"),
+        ("a.csv", 'text,label\n"one,x\ntwo,y\n', "quotation mark opened in line 2 is never closed"),
+        ("a.tsv", "one\tx\n" + "z" * (2**22 + 1) + "\ty\n", "a.tsv:2: a cell of it has more than 4,194,304 characters"),
+        ("a.csv", "text,label\none,x\n" + "z" * (2**22 + 1) + ",y\n", "a.csv:3: a cell of it has more than 4,194,304"),
+        ("a.tsv", b"one\tx\n\0\0\0two\ty\n", "NUL"),
+        ("a.tsv", b"\xff\xfeone", "byte-order mark promises"),
+        ("a.tsv", b"", "empty; name a file"),
+        ("a.csv", "text,text\na,b\n", "names the column 'text' twice"),
+        ("a.txt", "one line of prose\nand more\n", "no table: 0 of its first 2 lines hold a tab"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_its_line(tmp_path, name, content, sentence):
+    with pytest.raises(Error) as caught:
+        reading.read("classify", write(tmp_path, name, content))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bad_rows_can_be_left_out_and_are_listed(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\none,x\n,y\nthree,x,z\nfour,y\n")
+    data = reading.read("classify", path, skip_bad=True)
+    assert [e.text for e in data.examples] == ["one", "four"]
+    assert sorted(bad.where for bad in data.bad) == ["a.csv:3", "a.csv:4"]
+    with pytest.raises(FileError, match="no usable example .1 bad rows.; the first: b.csv:2: the text is empty"):
+        reading.read("classify", write(tmp_path, "b.csv", "text,label\n,y\n"), skip_bad=True)
+
+
+def test_an_old_western_file_is_read_and_said(tmp_path):
+    content = "".join(f"the caf\u00e9 has the number {n} \u2019twas\t{n % 2}\n" for n in range(20)).encode("cp1252")
+    data = reading.read("classify", write(tmp_path, "a.tsv", content))
+    assert data.examples[0].text == "the caf\u00e9 has the number 0 \u2019twas"
+    assert any("read as Windows-1252" in note for note in data.understood.notes)
+    damaged = "the caf\u00e9\tx\n".encode() * 10 + b"broken \xe9\ty\n"
+    with pytest.raises(FileError, match="byte 127 is not UTF-8"):
+        reading.read("classify", write(tmp_path, "b.tsv", damaged))
+
+
+CONTEXT = "𝔘nter der Linde 🙂 saß Åsa in Köln."
+
+
+def squad(questions: list[dict], context: str = CONTEXT) -> str:
+    return json.dumps(
+        {"version": "x", "data": [{"title": "T", "paragraphs": [{"context": context, "qas": questions}]}]}
+    )
+
+
+def test_questions_have_offsets_in_code_points(tmp_path):
+    place = CONTEXT.index("Åsa")
+    utf16 = len(CONTEXT[:place].encode("utf-16-le")) // 2
+    questions = [
+        {"id": "1", "question": "Wer?", "answers": [{"text": "Åsa", "answer_start": place}]},
+        {"id": "2", "question": "Wer?", "answers": [{"text": "Åsa", "answer_start": utf16}]},
+        {"id": "3", "question": "Wann?", "answers": [], "is_impossible": True},
+    ]
+    data = reading.read("answer", write(tmp_path, "a.json", squad(questions)))
+    answer = (Answer("Åsa", place),)
+    assert [(e.id, e.answers, e.group) for e in data.examples] == [
+        ("1", answer, "T"),
+        ("2", answer, "T"),
+        ("3", (), "T"),
+    ]
+    assert any("found nearby" in note for note in data.understood.notes)
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        (
+            {"id": "9", "question": "?", "answers": [{"text": "Paris", "answer_start": 3}]},
+            "'Paris' is not in its passage",
+        ),
+        ({"id": "9", "question": "?", "answers": [{"text": "Paris", "answer_start": 900}]}, "begins at 900"),
+        ({"id": "9", "question": "", "answers": []}, "the question is empty"),
+        (
+            {"id": "9", "question": "?", "answers": [{"text": "Köln", "answer_start": 3}], "is_impossible": True},
+            "impossible",
+        ),
+        ({"id": "9", "question": "?", "answers": [{"text": "Köln", "answer_start": "x"}]}, "a whole number is needed"),
+        ({"id": "9", "question": "?", "answers": 5}, "its answers are a number"),
+    ],
+)
+def test_a_bad_question_is_named(tmp_path, question, sentence):
+    with pytest.raises(FileError, match="a.json:1: question '9'") as caught:
+        reading.read("answer", write(tmp_path, "a.json", squad([question])))
+    assert sentence in str(caught.value)
+
+
+def test_flat_questions(tmp_path):
+    row = {"context": CONTEXT, "question": "Wo?", "answers": {"text": ["Köln"], "answer_start": [31]}, "title": "T"}
+    none = row | {"answers": {"text": [], "answer_start": []}}
+    data = reading.read("answer", write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, (row, none)))))
+    assert [e.answers for e in data.examples] == [(Answer("Köln", CONTEXT.index("Köln")),), ()]
+    assert data.examples[0].group == "T"
+
+
+COUNTS = [
+    ("classify", "classification/ChnSentiCorp-dev.tsv", 1200),
+    ("classify", "classification/TREC.train.all", 5452),
+    ("classify", "classification/ag_news-a.csv", 5692),
+    ("classify", "classification/sms-spam-a.tsv", 4466),
+    ("classify", "classification/sst2-dev.tsv", 872),
+    ("classify", "classification/thucnews-dev.txt", 10000),
+    ("classify", "fairness/hatecheck-test_suite_cases.csv", 3728),
+    ("answer", "qa/DRCD_dev.json.gz", 3524),
+    ("answer", "qa/squad-v2.0-cs224n-dev.json.gz", 6078),
+    ("answer", "qa/xquad.zh-a.json", 352),
+]
+
+
+@pytest.mark.parametrize(("task", "name", "count"), COUNTS)
+def test_real_files(task, name, count):
+    if not (SHARED / name).exists():
+        pytest.skip("the shared data are absent")
+    data = reading.read(task, SHARED / name)
+    assert len(data.examples) == count
+    for example in data.examples:
+        for answer in example.answers or ():
+            assert example.text.startswith(answer.text, answer.start)
+
+
+TASKS = st.sampled_from(["classify", "extract", "answer", "translate", "generate"])
+PIECES = st.sampled_from(
+    [
+        "\t",
+        "\n",
+        ",",
+        '"',
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        "text",
+        "label",
+        "answers",
+        "O",
+        "B-X",
+        "I-X",
+        "\\",
+        " ",
+        "1",
+        "é",
+        "data",
+    ]
+    + [
+        "paragraphs",
+        "qas",
+        "\ud83d\ude42".encode("utf-16", "surrogatepass").decode("utf-16"),
+        "<e1>",
+        "</e1>",
+        "\ufeff",
+    ]
+)
+BYTES = st.one_of(st.binary(max_size=400), st.lists(PIECES, max_size=80).map(lambda parts: "".join(parts).encode()))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    task=TASKS,
+    content=BYTES,
+    name=st.sampled_from(["a.csv", "a.tsv", "a.txt", "a.json", "a.conll"]),
+    skip=st.booleans(),
+)
+def test_arbitrary_bytes_give_examples_or_an_error(tmp_path, task, content, name, skip):
+    try:
+        data = reading.read(task, write(tmp_path, name, content), skip_bad=skip)
+    except Error as error:
+        assert "\n" not in str(error)
+    else:
+        assert data.examples
+
+
+KEYS = (
+    "data paragraphs context qas question answers text answer_start id label entities tokens tags h t relation start "
+    "end is_impossible type messages role content head tail target title subj_start obj_end token"
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(task=TASKS, value=VALUES, lines=st.booleans(), skip=st.booleans())
+def test_arbitrary_json_gives_examples_or_an_error(tmp_path, task, value, lines, skip):
+    content = json.dumps(value) if not lines else json.dumps(value) + "\n" + json.dumps([value]) + "\n"
+    try:
+        reading.read(task, write(tmp_path, "a.json", content), skip_bad=skip)
+    except Error as error:
+        assert "\n" not in str(error)

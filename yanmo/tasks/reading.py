@@ -1,0 +1,140 @@
+"""Data as people have it → examples: the door of all formats.
+
+In: a task, paths of files (plain, .gz, .bz2, .xz) or folders, or hf:NAME; what the user says of columns; whether bad
+rows are left out. Out: Data, or one error that names file, line and remedy, before anything is trained.
+
+    read            all formats
+    _one            one file, by what is in it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from yanmo.errors import FileError, InputError, nearest
+from yanmo.tasks import columns as roles
+from yanmo.tasks import reading_json, reading_tables, squad
+from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
+from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
+
+REMEDY = "mend the row, or leave such rows out with --skip-bad"
+
+
+def read(
+    task: str,
+    paths: str | Path | Sequence[str | Path],
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> Data:
+    """Read labelled examples of a task (classify, extract, answer, translate, generate).
+
+    columns: role → column, and `delimiter`, `quoting`, `header`, `encoding`, `names` (docs/taskdata.md). Raises
+    FileError at the first row that cannot be used, unless skip_bad, which lists such rows in Data.bad; InputError for a
+    column that is not there.
+    """
+    if task not in TASKS:
+        raise InputError(f"no task {task!r}{nearest(task, TASKS)}; there are {', '.join(TASKS)}")
+    said = dict(columns or {})
+    roles.check(task, said)
+    named = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not named:
+        raise InputError("no data is named; name at least one file of examples")
+    files = find([Path(path) for path in named])
+    reading = Reading(task, said, Understood(task, "", [file.name for file in files]))
+    data = Data([], reading.understood)
+    for item in _all(files, reading):
+        if isinstance(item, Example):
+            data.examples.append(item)
+        elif skip_bad:
+            data.bad.append(item)
+        else:
+            raise FileError(f"{item.where}: {item.reason}; {REMEDY}")
+    for what, places in reading.counts.items():
+        reading.note(f"{len(places):,} {what} (first {places[0]})")
+    if not data.examples:
+        first = f"; the first: {data.bad[0].where}: {data.bad[0].reason}" if data.bad else ""
+        raise FileError(f"{', '.join(reading.understood.files)}: no usable example ({len(data.bad):,} bad rows){first}")
+    return data
+
+
+def _all(files: list[File], reading: Reading) -> Rows:
+    for file in files:
+        yield from _one(file, reading)
+
+
+def _one(file: File, reading: Reading) -> Rows:
+    data = load(file)
+    if data.startswith(b"PAR1"):
+        _format(reading, "Parquet")
+        rows = list(reading_json.parquet(file))
+        yield from _rows(file, _names(rows), rows, reading)
+        return
+    text = decode(file, data, reading)
+    del data
+    if not text.strip():
+        raise FileError(f"{file.path}: empty; name a file of examples")
+    if file.suffix not in (".csv", ".tsv") and reading_json.looks_like_json(text):
+        yield from _json(file, text, reading)
+    else:
+        yield from _text(file, text, reading)
+
+
+def _json(file: File, text: str, reading: Reading) -> Rows:
+    values = list(reading_json.values(file, text))
+    held = [item[1] for item in values if not isinstance(item, Bad)]
+    if reading.task == "answer" and held and squad.is_tree(held[0]):
+        _format(reading, "SQuAD JSON")
+        yield from squad.parsed(file, text, held, reading)
+        return
+    _format(reading, "JSON")
+    rows: list[roles.Row] = []
+    for item in reading_json.objects(file, text):
+        if isinstance(item, Bad):
+            yield item
+        else:
+            rows.append(item)
+    yield from _rows(file, _names(rows), rows, reading)
+
+
+def _names(rows: Sequence[roles.Row]) -> list[str]:
+    """The columns of the first rows, in their order: a row may lack one."""
+    return list(dict.fromkeys(str(name) for _, row in rows[:100] for name in row))
+
+
+def _text(file: File, text: str, reading: Reading) -> Rows:
+    held = None
+    if reading.task == "classify" and file.suffix not in (".csv", ".tsv"):
+        held = _labelled(file, text, reading)
+    if held is None:
+        held = reading_tables.table(file, text, reading)
+        _format(reading, "table")
+    yield from held.bad
+    rows = [(line, dict(zip(held.names, cells))) for line, cells in held.rows]
+    yield from _rows(file, held.names, rows, reading)
+
+
+def _labelled(file: File, text: str, reading: Reading) -> reading_tables.Table | None:
+    if "delimiter" in reading.columns or text[:10_000].count("\t") > text[:10_000].count("\n") * 0.9:
+        return None
+    held = reading_tables.labelled(file, text, reading)
+    if held is not None:
+        _format(reading, "label and text in a line")
+    return held
+
+
+def _rows(file: File, names: list[str], rows: Sequence[roles.Row], reading: Reading) -> Rows:
+    if not rows:
+        return
+    if reading.task == "classify":
+        yield from roles.classified(file, names, rows, reading)
+    elif reading.task == "answer":
+        yield from squad.flat(file, names, rows, reading)
+    else:
+        raise InputError(f"{file.name}: {reading.task} does not read tables")
+
+
+def _format(reading: Reading, name: str) -> None:
+    known = reading.understood.format
+    reading.understood.format = name if not known or known == name else "several"
