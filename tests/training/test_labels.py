@@ -26,7 +26,7 @@ from yanmo.models.transformer import Transformer
 from yanmo.runs import open_run
 from yanmo.tokens.batches import NO_TARGET
 from yanmo.tokens.labelled import Document, LabelBatch, Labelled, labelled_batches, labelled_rows
-from yanmo.training.labels import check_labels, label_hidden, label_scores, labelled
+from yanmo.training.labels import by_document, check_labels, label_hidden, label_scores, labelled
 from yanmo.training.loop import Settings, train
 
 END = 2
@@ -37,15 +37,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "gpt": GPT,
     "bart": SHAPES["bart"] | {"logit_bias": False, "pooler": True, "pool": "eos", "eos_ids": (END,)},
 }
-PROBLEMS = {"class": "single_label", "numbers": "multi_label", "tokens": ""}
+PROBLEMS = {"class": "single_label", "numbers": "multi_label", "tokens": "", "spans": ""}
+HEADS = {"tokens": "token", "spans": "span"}
 
 
 def network(
     kind: str = "bert", label_kind: str = "class", scale: float = 8.0, seed: int = 0, **options: Any
 ) -> Transformer:
     values = SIZES | NETWORKS[kind] | {"labels": ("a", "b", "c"), "problem": PROBLEMS[label_kind]}
-    values |= {"head": "token" if label_kind == "tokens" else "sequence"} | options
-    if label_kind == "tokens":
+    if label_kind == "spans":
+        values |= {"labels": ("start", "end")}
+    values |= {"head": HEADS.get(label_kind, "sequence")} | options
+    if label_kind in HEADS:
         values |= {"pooler": False}
     built = Transformer(TransformerConfig(**values))
     initialise(built, torch.Generator().manual_seed(seed))
@@ -64,6 +67,8 @@ def data(labels: str = "class", sizes: tuple[int, ...] = (5, 9, 2, 8, 17), types
         label: Any = {"class": number % 3, "numbers": [rng.random() for _ in range(3)]}.get(labels)
         if labels == "tokens":
             label = [NO_TARGET, *(rng.randrange(3) for _ in range(size - 1))]
+        if labels == "spans":
+            label = sorted(rng.choices(range(size), k=2))
         made.append(Document(ids, label, [int(place > size // 2) for place in range(size)] if types else ()))
     return Labelled.gather(made, 20, kind=labels)
 
@@ -77,7 +82,7 @@ def scores_of(model: Transformer, batch: LabelBatch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("columns", [0, 20])
-@pytest.mark.parametrize("labels", ["class", "numbers", "tokens"])
+@pytest.mark.parametrize("labels", ["class", "numbers", "tokens", "spans"])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_packed_documents_equal_separate_ones_in_scores_loss_and_gradients(
     kind: str, labels: str, columns: int
@@ -100,7 +105,7 @@ def test_packed_documents_equal_separate_ones_in_scores_loss_and_gradients(
     assert n == count == batch.n_targets > 0 and math.isclose(float(loss.detach()), total, rel_tol=1e-5)
     assert_close(together, gradients(model))
     scores = scores_of(model, batch)
-    rows = scores[batch.mask > 0] if labels == "tokens" else scores
+    rows = scores[batch.mask > 0] if labels in HEADS else scores
     assert_close([rows.detach()], [torch.cat([s.detach().flatten(0, -2) for s in separate])])
 
 
@@ -171,6 +176,56 @@ def test_the_loss_is_the_mean_that_transformers_gives(labels: str, tmp_path: Pat
         assert torch.allclose(label_scores(model, examples, 2), out.logits, atol=1e-5)
 
 
+def test_the_loss_of_spans_and_its_gradients_are_those_of_transformers(tmp_path: Path) -> None:
+    """Each document alone there, as their choice is among all columns of a row, padding too."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    theirs = transformers.BertForQuestionAnswering(transformers.BertConfig(vocab_size=VOCAB, **sizes)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(4.0 if parameter.ndim > 1 else 1.0)
+    theirs.save_pretrained(tmp_path)
+    model, examples = load_network(tmp_path), data("spans", types=True)
+    check_labels(examples, model.config)
+    model.zero_grad()
+    loss, n = labelled(model, batch_of(examples, 0, 1, 2, 3, 4))
+    loss.backward()
+    total = 0.0
+    for number, (begin, end) in enumerate(zip(examples.bounds, examples.bounds[1:])):
+        ids, types = (
+            torch.from_numpy(part[begin:end].astype(np.int64))[None] for part in (examples.ids, examples.token_types)
+        )
+        start, last = torch.from_numpy(examples.labels[number]).split(1)
+        out = theirs(input_ids=ids, token_type_ids=types, start_positions=start, end_positions=last)
+        out.loss.backward()
+        total += float(out.loss.detach())
+    assert n == 5 and math.isclose(float(loss.detach()), total, rel_tol=1e-5)
+    named = dict(theirs.named_parameters())
+    for ours, name in (
+        (model.head.out.weight, "qa_outputs.weight"),
+        (model.embedding.weight, "bert.embeddings.word_embeddings.weight"),
+    ):
+        assert torch.allclose(ours.grad, named[name].grad, atol=1e-5) and ours.grad.abs().max() > 0.01
+
+
+def test_scores_of_tokens_by_document_have_the_order_of_the_rows_and_nothing_behind() -> None:
+    mask = torch.tensor([[1, 1, 2, 2, 2, 0], [0, 0, 4, 5, 5, 5]])
+    scores = torch.arange(24.0).view(2, 6, 2)
+    found = by_document(scores, mask)
+    rows = [scores[0, :2], scores[0, 2:5], scores[1, 2:3], scores[1, 3:]]
+    assert found.shape == (4, 3, 2)
+    for row, wanted in zip(found, rows, strict=True):
+        assert torch.equal(row[: len(wanted)], wanted) and bool((row[len(wanted) :] == -math.inf).all())
+
+
+@pytest.mark.parametrize("label", [(3, 2), (-1, 2), (0, 9), (1,), 4, (0.0, 1.0), None])
+def test_a_span_that_is_none_is_one_sentence(label: Any) -> None:
+    documents = [Document([5, 6, 7], (0, 2)), Document([5] * 9, label)]
+    with pytest.raises(InputError, match=re.escape("document 1 has the label") + ".* a first and a last place among 9"):
+        Labelled.gather(documents, 20, kind="spans")
+
+
 def test_scores_come_in_the_order_of_the_data_and_without_dropout() -> None:
     model = network(dropout=0.5, classifier_dropout=0.5).train()
     examples = data()
@@ -230,6 +285,8 @@ def test_a_run_with_dropout_goes_on_bit_by_bit(precision: str, tmp_path: Path) -
         ("numbers", {"labels": ("a",)}, {}, "a document has 3 numbers, and the model 1 labels"),
         ("numbers", {"problem": ""}, {}, "numbers as labels need the problem regression or multi_label, not ''"),
         ("class", {"problem": "regression"}, {}, "the model is made for regression, which takes numbers"),
+        ("spans", {"labels": ("a", "b", "c")}, {}, "a span has a start and an end, and the model 3 labels"),
+        ("spans", {"head": "token"}, {}, "labels of the kind 'spans', and the model the head 'token'"),
         ("class", {"head": "token", "pooler": False}, {}, "labels of the kind 'class', and the model the head 'token'"),
     ],
 )
@@ -244,7 +301,7 @@ def test_labels_that_the_model_lacks_are_one_sentence(
 
 
 def test_sound_labels_pass_and_pairs_need_token_types() -> None:
-    for labels in ("class", "numbers", "tokens"):
+    for labels in PROBLEMS:
         check_labels(data(labels), network(label_kind=labels).config)
     with pytest.raises(InputError, match="pairs with token types, which this model lacks"):
         check_labels(data(types=True), network("modern").config)

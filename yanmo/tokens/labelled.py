@@ -1,7 +1,7 @@
 """Texts with labels → batches of packed rows, without padding, without leaks.
 
-In: texts or pairs of texts, each with a class, with numbers, or with a class for every token. Out: endless
-`LabelBatch`es that can be taken up again (rows.py).
+In: texts or pairs of texts, each with a class, with numbers, with a class for every token, or with a span of tokens.
+Out: endless `LabelBatch`es that can be taken up again (rows.py).
 
     LabelBatch         rows of documents, each with its label
     Labelled           documents of ids with their labels in memory; what was cut or left out is counted
@@ -36,7 +36,7 @@ from yanmo.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("class", "numbers", "tokens")
+KINDS = ("class", "numbers", "tokens", "spans")
 TOO_LONG = ("cut", "skip", "error")
 CHUNK = 1024  # texts that are encoded at once
 COLUMNS, STEP = 64, 32  # rows have 64 columns, or what the longest document needs, or up to 2 steps more
@@ -50,7 +50,8 @@ class LabelBatch(NamedTuple):
     """Rows of documents: `ids`, `mask` and `token_types` int64 (B, T), `targets` (B, T) or (B, T, L).
 
     mask: 0 for padding, k for the k-th document of the row. targets: int64 classes with -100 for none, or float32
-    numbers (L of them for each document) with NaN for none; of a whole document they stand at its first token.
+    numbers (L of them for each document) with NaN for none, or the first and last token of a span (B, T, 2), int64,
+    counted from the first token of the document; of a whole document they stand at its first token.
     """
 
     ids: torch.Tensor
@@ -63,7 +64,8 @@ class LabelBatch(NamedTuple):
         """Where a target stands, bool (B, T)."""
         if self.targets.is_floating_point():
             return ~self.targets.isnan().any(-1) & (self.mask > 0)
-        return (self.targets != NO_TARGET) & (self.mask > 0)
+        given = self.targets != NO_TARGET
+        return (given.all(-1) if given.ndim > self.mask.ndim else given) & (self.mask > 0)
 
     @property
     def n_targets(self) -> int:
@@ -74,7 +76,7 @@ class LabelBatch(NamedTuple):
 
 
 class Document(NamedTuple):
-    """Ids with their frame, and a class, numbers, or a class for each id (-100: none).
+    """Ids with their frame, and a class, numbers, a class for each id (-100: none), or a span (first, last id).
 
     `token_types` says which text of a pair an id belongs to; left out, all are 0.
     """
@@ -88,8 +90,9 @@ class Document(NamedTuple):
 class Labelled:
     """Documents in one array each: `ids` int32 and `token_types` uint8, with the bounds of the documents.
 
-    labels: of the kind "class" int64 (N,), "numbers" float32 (N, L), "tokens" int64, one for each id. `cut` documents
-    were shortened to `length` ids, `skipped` ones left out.
+    labels: of the kind "class" int64 (N,), "numbers" float32 (N, L), "tokens" int64, one for each id, "spans" int64
+    (N, 2), the places of the first and the last id. `cut` documents were shortened to `length` ids, `skipped` ones left
+    out.
     """
 
     kind: str
@@ -162,7 +165,8 @@ class Labelled:
 
 def _label(label: Any, kind: str, number: int, size: int, before: Sequence[np.ndarray]) -> np.ndarray:
     """One label as an array; bool, text and broken numbers are refused, and so is another count than the others'."""
-    shape: tuple[int, ...] = {"class": (), "tokens": (size,)}.get(kind, before[0].shape if before else (-1,))
+    shapes: dict[str, tuple[int, ...]] = {"class": (), "tokens": (size,), "spans": (2,)}
+    shape = shapes.get(kind, before[0].shape if before else (-1,))
     try:
         found = np.asarray(label)
         if kind == "numbers":
@@ -171,11 +175,13 @@ def _label(label: Any, kind: str, number: int, size: int, before: Sequence[np.nd
         else:
             fits = found.shape == shape and (found.dtype.kind in "iu" or not found.size)
             found = found.astype(np.int64)
+            fits = fits and (kind != "spans" or 0 <= found[0] <= found[1] < size)
     except (TypeError, ValueError):
         fits = False
     if not fits:
         count = shape[0] if before and kind == "numbers" else "some"
         wanted = {"class": "one whole number", "tokens": f"{size} whole numbers, one for each id"}
+        wanted["spans"] = f"a first and a last place among {size} ids"
         raise InputError(
             f"document {number} has the label {label!r:.60}, and {wanted.get(kind, f'{count} finite numbers')} "
             "is needed; correct the data"
@@ -201,8 +207,8 @@ def encode_labelled(
     """
     if too_long not in TOO_LONG:
         raise InputError(f"too_long is {too_long!r}; choose one of {', '.join(TOO_LONG)}")
-    if kind == "tokens":
-        raise InputError("labels of tokens belong to ids, not to texts; give Labelled.gather the ids")
+    if kind in ("tokens", "spans"):
+        raise InputError(f"labels of {kind} belong to ids, not to texts; give Labelled.gather the ids")
     cut = 0
 
     def documents() -> Iterator[Document]:
@@ -307,7 +313,7 @@ def labelled_rows(data: Labelled, numbers: np.ndarray, columns: int = 0) -> tupl
 
     rows, width = _packed(data.sizes[numbers], columns)
     cells = np.zeros((3, len(rows), width), np.int64)
-    extra = data.labels.shape[1:] if data.kind == "numbers" else ()
+    extra = data.labels.shape[1:]
     empty = np.nan if data.kind == "numbers" else NO_TARGET
     targets = np.full((len(rows), width, *extra), empty, data.labels.dtype)
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Objectives for label heads: a class or numbers for each document, a class for each token.
+"""Objectives for label heads: a class or numbers for each document, a class for each token, a span of tokens.
 
 In: a network with a label head (models/heads.py) and a LabelBatch (tokens/labelled.py). Out: (loss_sum, n_targets), as
 in objectives.py: divided, they are the mean over documents (or tokens) that the Hugging Face heads give.
@@ -6,6 +6,7 @@ in objectives.py: divided, they are the mean over documents (or tokens) that the
     labelled        the loss that config.problem names: cross-entropy, squared error, or binary cross-entropy
     check_labels    before training: whether the labels of the data are those of the model
     label_scores    the scores of every document, for evaluation, in bounded memory
+    by_document     the scores of tokens with a row for each document
     label_hidden    the hidden that a label head reads, whatever the shape of the Transformer
 
     B rows, T columns, W width, L labels, D documents
@@ -13,6 +14,7 @@ in objectives.py: divided, they are the mean over documents (or tokens) that the
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,9 @@ from yanmo.training.objectives import evaluating
 def labelled(network: Any, batch: LabelBatch) -> tuple[Tensor, int]:
     """Return the loss summed over documents, or over tokens for a token head, and their number.
 
-    Several numbers of one document count with their mean. Padding, and tokens or documents without a label, do not
-    count; a batch without any has the loss 0 with a zero gradient.
+    Several numbers of one document count with their mean, and so do the start and the end of a span, each a choice
+    among the tokens of its document (Devlin et al. 2019, §4.2). Padding, and tokens or documents without a label, do
+    not count; a batch without any has the loss 0 with a zero gradient.
     """
     hidden = label_hidden(network, batch)
     wanted = batch.wanted
@@ -40,6 +43,9 @@ def labelled(network: Any, batch: LabelBatch) -> tuple[Tensor, int]:
     if not count:
         return hidden.sum().float() * 0, 0
     scores = network.scores(hidden, batch.ids, batch.mask)
+    if network.config.head == "span":
+        chosen = by_document(scores, batch.mask)[wanted[document_starts(batch.mask)]].float()  # (D, longest, 2)
+        return F.cross_entropy(chosen, batch.targets[wanted], reduction="sum") / 2, count
     if network.config.head == "sequence":
         scores = scores[wanted[document_starts(batch.mask)]]  # (D, L) of the documents that have a label
     else:
@@ -50,6 +56,18 @@ def labelled(network: Any, batch: LabelBatch) -> tuple[Tensor, int]:
     if network.config.problem == "regression":
         return F.mse_loss(scores, targets, reduction="sum") / scores.shape[-1], count
     return F.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / scores.shape[-1], count
+
+
+def by_document(scores: Tensor, mask: Tensor) -> Tensor:
+    """The scores (B, T, L) of tokens as (D, longest, L), row by row, with -inf where a document has no token."""
+    real = (mask > 0).flatten()
+    starts = document_starts(mask).flatten()[real]
+    document = starts.cumsum(0) - 1  # of each real token
+    place = torch.arange(len(starts), device=mask.device)
+    place = place - place[starts][document]
+    longest = int(place.max()) + 1 if len(place) else 0
+    found = scores.new_full((int(starts.sum()), longest, scores.shape[-1]), -math.inf)
+    return found.index_put((document, place), scores.flatten(0, 1)[real])
 
 
 def label_hidden(network: Any, batch: LabelBatch) -> Tensor:
@@ -67,7 +85,7 @@ def label_hidden(network: Any, batch: LabelBatch) -> Tensor:
 
 def check_labels(data: Labelled, config: TransformerConfig) -> None:
     """Refuse, before anything is trained, labels that the model's head does not have, with the first of them."""
-    kinds = {"sequence": ("class", "numbers"), "token": ("tokens",)}.get(config.head, ())
+    kinds = {"sequence": ("class", "numbers"), "token": ("tokens",), "span": ("spans",)}.get(config.head, ())
     if data.kind not in kinds:
         raise InputError(f"the data have labels of the kind {data.kind!r}, and the model the head {config.head!r}")
     count = len(config.labels)
@@ -84,6 +102,10 @@ def check_labels(data: Labelled, config: TransformerConfig) -> None:
         if wrong.any():
             number = int(wrong.argmax())
             raise InputError(f"document {number} has the labels {data.labels[number]}, and each must be from 0 to 1")
+        return
+    if data.kind == "spans":
+        if count != 2:
+            raise InputError(f"a span has a start and an end, and the model {count} labels; give its head 2")
         return
     if config.problem not in ("", "single_label"):
         raise InputError(f"the model is made for {config.problem}, which takes numbers as labels, not classes")
