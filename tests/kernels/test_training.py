@@ -72,6 +72,20 @@ def test_gelu_and_its_gradient() -> None:
     assert_near(columns, exact.grad.sum(0), 4)
 
 
+def test_gelu_of_every_number_up_to_a_hundred() -> None:
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).short().view(torch.bfloat16)
+    x = x[x.isfinite() & (x.abs() < 100)]
+    x = x[: len(x) // 16 * 16].view(-1, 16)
+    exact = x.double().requires_grad_()
+    F.gelu(exact).sum().backward()
+    assert exact.grad is not None
+    slope = torch.ones_like(x)
+    out, _ = training.gelu_back(x, slope)
+    values = F.gelu(exact).detach()
+    assert bool(((out.double() - values).abs() <= BFLOAT16 * values.abs() + 2e-6).all())
+    assert bool(((slope.double() - exact.grad).abs() <= BFLOAT16 * exact.grad.abs() + 1e-5).all())
+
+
 @pytest.mark.parametrize("rate", [0.0, RATE])
 def test_weights_of_attention_and_their_gradient(rate: float) -> None:
     rows, heads, columns, scale = 2, 3, 32, 0.3

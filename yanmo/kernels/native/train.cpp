@@ -16,7 +16,8 @@ namespace yanmo {
 
 extern const TrainLevel train_plain;
 #if defined(YANMO_X86)
-extern const TrainLevel train_avx2, train_avx512;
+extern const TrainLevel train_avx2, train_avx512, train_avx512bf16;
+bool avx512_bfloat16();
 #endif
 
 #if defined(YANMO_X86) && defined(__linux__)
@@ -31,7 +32,10 @@ namespace {
 const TrainLevel& train_level() {
 #if defined(YANMO_X86)
   const char* name = yanmo_level();
-  if (std::strcmp(name, "avx512") == 0 || std::strcmp(name, "amx") == 0) return train_avx512;
+  if (std::strcmp(name, "avx512") == 0 || std::strcmp(name, "amx") == 0) {
+    static const bool rounds = avx512_bfloat16();
+    return rounds ? train_avx512bf16 : train_avx512;
+  }
   if (std::strncmp(name, "avx", 3) == 0) return train_avx2;
 #endif
   return train_plain;

@@ -25,19 +25,39 @@ YANMO_INLINE Floats load(const uint16_t* p) {
 
 YANMO_INLINE void store(float* p, Floats x) { std::memcpy(p, &x, sizeof(x)); }
 
-// To the nearest bfloat16, ties to even; a NaN stays one.
+// To the nearest bfloat16, ties to even; a NaN stays one. The instruction takes what is below 1.2e-38 for 0.
+#if defined(YANMO_BFLOAT16)
+YANMO_INLINE Lows low(Floats x) { return (Lows)_mm512_cvtneps_pbh((__m512)x); }
+
+YANMO_INLINE Floats as_stored(Floats x) { return (Floats)(__builtin_convertvector(low(x), Words) << 16); }
+#else
 YANMO_INLINE Words rounded(Floats x) {
   const Words bits = (Words)x;
   const Words even = bits + 0x7fff + (bits >> 16 & 1);
   return (x == x ? even : bits | 0x400000) >> 16;
 }
 
-YANMO_INLINE void store(uint16_t* p, Floats x) {
-  const Lows low = __builtin_convertvector(rounded(x), Lows);
-  std::memcpy(p, &low, sizeof(low));
-}
+YANMO_INLINE Lows low(Floats x) { return __builtin_convertvector(rounded(x), Lows); }
 
 YANMO_INLINE Floats as_stored(Floats x) { return (Floats)(rounded(x) << 16); }
+#endif
+
+YANMO_INLINE void store(uint16_t* p, Floats x) {
+  const Lows numbers = low(x);
+  std::memcpy(p, &numbers, sizeof(numbers));
+}
+
+// Compilers make one root at a time of a loop over a vector.
+YANMO_INLINE Floats root_of(Floats x) {
+#if YANMO_BYTES == 64
+  return (Floats)_mm512_sqrt_ps((__m512)x);
+#elif YANMO_BYTES == 32
+  return (Floats)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int k = 0; k < kWide; ++k) x[k] = __builtin_sqrtf(x[k]);
+  return x;
+#endif
+}
 
 YANMO_INLINE float sum_of(Floats x) {
   float y = 0.0f;
@@ -80,19 +100,29 @@ YANMO_INLINE Floats factors_at(uint32_t key, int64_t place, int32_t limit, float
 
 // --- the optimizer
 
+// Let the memory bring what is read soon; processors do not look beyond a page by themselves.
+YANMO_INLINE void ask(const void* place) {
+#if YANMO_BYTES >= 32
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(place) + 2048));
+#else
+  (void)place;
+#endif
+}
+
 template <typename T>
 YANMO_INLINE void adam_of(const AdamJob& job, const T* gradient, int64_t begin, int64_t end) {
   const float first = 1.0f - job.beta1, second = 1.0f - job.beta2;
-  float root[kWide];
   int64_t i = begin;
   for (; i + kWide <= end; i += kWide) {
-    const Floats g = gradient == nullptr ? Floats{} : load(gradient + i) * job.scale, m = load(job.first + i), v = load(job.second + i);
+    ask(job.weight + i);
+    ask(job.first + i);
+    ask(job.second + i);
+    const Floats g = gradient == nullptr ? Floats{} : load(gradient + i) * job.scale;
+    const Floats m = load(job.first + i), v = load(job.second + i);
     const Floats mean = m + first * (g - m), square = job.beta2 * v + second * g * g;
     store(job.first + i, mean);
     store(job.second + i, square);
-    store(root, square);
-    for (int k = 0; k < kWide; ++k) root[k] = __builtin_sqrtf(root[k]);
-    const Floats change = job.step * mean / (load(root) * job.root + job.eps);
+    const Floats change = job.step * mean / (root_of(square) * job.root + job.eps);
     const Floats weight = load(job.weight + i) * job.keep - change;
     store(job.weight + i, weight);
     if (job.low != nullptr) store(job.low + i, weight);
@@ -128,6 +158,7 @@ YANMO_INLINE double squares_of(const T* x, int64_t begin, int64_t end) {
   Floats sums[2] = {};
   int64_t i = begin;
   for (; i + 2 * kWide <= end; i += 2 * kWide) {
+    ask(x + i);
     const Floats a = load(x + i), b = load(x + i + kWide);
     sums[0] += a * a;
     sums[1] += b * b;
@@ -221,58 +252,7 @@ void join_back(const void* argument, int64_t begin, int64_t end) {
   }
 }
 
-// --- exponential and GELU
-
-// eˣ of x ≤ 0, within 3e-7 of itself: 2ⁿ · eʳ, |r| ≤ ln 2 / 2; 1e-38 below -87.
-YANMO_INLINE Floats power(Floats x) {
-  constexpr float kWhole = 12582912.0f;  // 1.5 · 2²³: what is added to it becomes whole, in its last bits
-  x = most(x, all(-87.0f));
-  const Floats shifted = x * 1.44269504f + kWhole, n = shifted - kWhole;
-  Floats r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Floats y = all(1.0f / 720);
-  y = y * r + 1.0f / 120;
-  y = y * r + 1.0f / 24;
-  y = y * r + 1.0f / 6;
-  y = y * r + 0.5f;
-  y = y * r + 1.0f;
-  y = y * r + 1.0f;
-  return y * (Floats)(((Ints)shifted - (Ints)all(kWhole) + 127) << 23);
-}
-
-// Φ(x), the share of the normal distribution below x, and e^(-x²/2); erf by Abramowitz & Stegun 7.1.26.
-YANMO_INLINE Floats normal(Floats x, Floats* bell) {
-  const Floats a = most(x, -x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * a);
-  Floats y = all(1.061405429f);
-  y = y * t - 1.453152027f;
-  y = y * t + 1.421413741f;
-  y = y * t - 0.284496736f;
-  y = y * t + 0.254829592f;
-  *bell = power(-a * a);
-  const Floats tail = 0.5f * y * t * *bell;  // 1 - Φ(|x|)
-  return x < 0.0f ? tail : 1.0f - tail;
-}
-
-void curve(const void* argument, int64_t begin, int64_t end) {
-  const CurveJob& job = *static_cast<const CurveJob*>(argument);
-  const int64_t width = job.width;
-  Floats bell;
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t last = (block + 1) * kRowBlock < job.rows ? (block + 1) * kRowBlock : job.rows;
-    float* columns = job.columns == nullptr ? nullptr : job.columns + block * width;
-    if (columns != nullptr) std::memset(columns, 0, static_cast<size_t>(width) * 4);
-    for (int64_t place = block * kRowBlock * width; place < last * width; place += width) {
-      for (int64_t i = place; i < place + width; i += kWide) {
-        const Floats x = load(job.x + i), below = normal(x, &bell);
-        store(job.out + i, x * below);
-        if (columns == nullptr) continue;
-        const Floats g = load(job.upstream + i) * (below + x * bell * 0.3989422804f);
-        store(job.upstream + i, g);
-        add_to(columns + i - place, g);
-      }
-    }
-  }
-}
+#include "curve.inl"
 
 // --- weights of attention; tasks are (row, head)
 

@@ -3,6 +3,8 @@
 #include "train.h"
 
 #if defined(YANMO_X86) && (defined(__GNUC__) || defined(__clang__))
+#include <immintrin.h>
+
 #include <cstring>
 
 #define YANMO_BYTES 32
