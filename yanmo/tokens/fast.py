@@ -21,6 +21,7 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from yanmo.tokens.formats import guarded
+from yanmo.tokens.offsets import Range, covered
 from yanmo.tokens.settings import ROLES, Added, Settings
 from yanmo.tokens.stream import ByteStream, HoldStream, Stream, WindowStream
 
@@ -73,6 +74,10 @@ class FastEngine:
     def encode_batch(self, texts: Sequence[str], special: bool, target: bool) -> list[list[int]]:
         found = guarded(self.path, lambda: self.library.encode_batch_fast(list(texts), add_special_tokens=special))
         return [encoding.ids for encoding in found]
+
+    def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]:
+        found = guarded(self.path, lambda: self.library.encode_batch(list(texts), add_special_tokens=special))
+        return [(encoding.ids, covered(text, encoding.offsets)) for text, encoding in zip(texts, found, strict=True)]
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         encoding = guarded(self.path, self.library.encode, first, second)

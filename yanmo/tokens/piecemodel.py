@@ -5,6 +5,7 @@ In: the bytes of a file. Out: `PieceModel`, or a FileError.
     read_model     parse the protobuf, check its pieces and its table of characters
     parse_model    the same for bytes
     open_model     the library's processor over it
+    read_fields    the fields of any protobuf message
 
 The library trusts two things in a model that a damaged file can get wrong: the double-array trie of its normalizer
 (`precompiled_charsmap`), whose offsets it follows without a bound, and the strings that the trie points to. Both are
@@ -70,18 +71,18 @@ def parse_model(path: Path, data: bytes) -> PieceModel:
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     try:
-        for number, value in _fields(data):
+        for number, value in read_fields(data):
             if number == 1:
-                piece = dict(_fields(_message(value)))
+                piece = dict(read_fields(_message(value)))
                 pieces.append(_message(piece.get(1, b"")).decode())
                 scores.append(struct.unpack("<f", piece.get(2, bytes(4)))[0])
                 types.append(piece.get(3, NORMAL))
             elif number == 2:
-                trainer.update(_fields(_message(value)))
+                trainer.update(read_fields(_message(value)))
             elif number == 3:
-                normalizer.update(_fields(_message(value)))
+                normalizer.update(read_fields(_message(value)))
             elif number == 5:
-                _check_charsmap(_message(dict(_fields(_message(value))).get(2, b"")))
+                _check_charsmap(_message(dict(read_fields(_message(value))).get(2, b"")))
         charsmap = _message(normalizer.get(2, b""))
         _check_charsmap(charsmap)
         surface = _message(trainer.get(44, " ⁇ ".encode())).decode()
@@ -120,7 +121,7 @@ def _message(value: Any) -> bytes:
     return value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def read_fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """The fields of a protobuf message: (number, an int or bytes)."""
     place, end = 0, len(data)
     while place < end:

@@ -25,6 +25,7 @@ import sentencepiece
 
 from yanmo.errors import FileError
 from yanmo.files import reason
+from yanmo.tokens.offsets import Range, covered, piece_ranges
 from yanmo.tokens.piecemodel import BYTE, CONTROL, UNKNOWN, PieceModel, open_model
 from yanmo.tokens.settings import Added, Settings
 from yanmo.tokens.stream import Stream
@@ -117,6 +118,38 @@ class PieceEngine:
         second_type = 1 if self.layout.family in ("llama", "gemma") else 0
         return head + tail, [0] * len(head) + [second_type] * len(tail)
 
+    def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]:
+        left, _, right = self.layout.frame if special else ((), (), ())
+        rows: list[tuple[list[int], list[Range]]] = []
+        for text in texts:
+            found = self._placed(text, self.source)
+            ranges = covered(text, [place for _, place in found])
+            ids = [number for number, _ in found]
+            rows.append(([*left, *ids, *right], [*[(0, 0)] * len(left), *ranges, *[(0, 0)] * len(right)]))
+        return rows
+
+    def _placed(self, text: str, side: Side) -> list[tuple[int, Range]]:
+        """`_plain` with the range of each id; slower, as the library writes out what it knows of each piece."""
+        found: list[tuple[int, Range]] = []
+        for start, chunk, number in self._split(text):
+            if number is not None:
+                found.append((number, (start, start + len(chunk))))
+                continue
+            processor = self._processor(side, start)
+            code, chunk = self._language(chunk)
+            if code is not None:
+                found.append((self._numbers.get(code, self.unknown), (start, start + len(code))))
+                start += len(code)
+            table = self.layout.table
+            try:
+                pieces = piece_ranges(chunk, processor.encode(chunk, out_type="serialized_proto"))
+            except Exception as error:
+                raise self._unread(chunk, error) from None
+            for piece, place, (begin, end) in pieces:
+                id = side.ids[place] if table is None else table.get(piece, self.unknown)
+                found.append((id, (start + begin, start + end)))
+        return found
+
     def _plain(self, text: str, side: Side) -> list[int]:
         """The ids of a text without the frame; special tokens in it are found."""
         ids: list[int] = []
@@ -124,13 +157,10 @@ class PieceEngine:
             if number is not None:
                 ids.append(number)
                 continue
-            if self.layout.family == "marian":
-                code, end = chunk[:2] == ">>", chunk.find("<<")
-                if code and end != -1:  # the language to translate into, one token before the text
-                    ids.append(self._numbers.get(chunk[: end + 2], self.unknown))
-                    chunk = chunk[end + 2 :]
-            spaced = self.layout.prefix == "always" or (self.layout.prefix == "first" and start == 0)
-            processor = side.processor if spaced else side.bare
+            processor = self._processor(side, start)
+            code, chunk = self._language(chunk)
+            if code is not None:
+                ids.append(self._numbers.get(code, self.unknown))
             table = self.layout.table
             try:
                 if table is None:
@@ -138,11 +168,25 @@ class PieceEngine:
                 else:  # by name: what one model cannot spell may still be a token of the other
                     ids += [table.get(piece, self.unknown) for piece in processor.encode(chunk, out_type=str)]
             except Exception as error:
-                raise FileError(
-                    f"{self.path}: the model cannot encode a text of {len(chunk):,} characters ({reason(error)}); "
-                    "fetch the file again"
-                ) from None
+                raise self._unread(chunk, error) from None
         return ids
+
+    def _language(self, chunk: str) -> tuple[str | None, str]:
+        """(the language to translate into, the text behind it): Marian has one token for it before the text."""
+        end = chunk.find("<<")
+        if self.layout.family != "marian" or chunk[:2] != ">>" or end == -1:
+            return None, chunk
+        return chunk[: end + 2], chunk[end + 2 :]
+
+    def _processor(self, side: Side, start: int) -> sentencepiece.SentencePieceProcessor:
+        spaced = self.layout.prefix == "always" or (self.layout.prefix == "first" and start == 0)
+        return side.processor if spaced else side.bare
+
+    def _unread(self, chunk: str, error: Exception) -> FileError:
+        return FileError(
+            f"{self.path}: the model cannot encode a text of {len(chunk):,} characters ({reason(error)}); "
+            "fetch the file again"
+        )
 
     def _split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """(position, text, None) for ordinary stretches and (position, token, id) for added tokens, from left."""

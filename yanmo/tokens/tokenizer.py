@@ -24,6 +24,7 @@ from yanmo.gguf import is_gguf, read_header
 from yanmo.tokens.fast import FastEngine, roles
 from yanmo.tokens.formats import PAIRS, byte_level, from_json, partner, prepare, wordpiece
 from yanmo.tokens.ggufvocab import from_gguf
+from yanmo.tokens.offsets import Range
 from yanmo.tokens.pieceformats import FILES, marian, read_pieces
 from yanmo.tokens.settings import Added, Settings, lone, read_settings, to_config
 from yanmo.tokens.stream import Stream
@@ -40,6 +41,7 @@ class Engine(Protocol):
     def encode(self, text: str, special: bool, target: bool) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str], special: bool, target: bool) -> list[list[int]]: ...
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]: ...
+    def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]: ...
     def decode(self, ids: Sequence[int], skip: bool) -> str: ...
     def stream(self, skip: bool) -> Stream: ...
     def token(self, number: int) -> str | None: ...
@@ -79,6 +81,16 @@ class Tokenizer:
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """(ids, token types) of two texts in the frame that the vocabulary has for a pair."""
         return self.engine.encode_pair(_whole(first), _whole(second))
+
+    def encode_offsets(
+        self, texts: Iterable[str], add_special_tokens: bool = False
+    ) -> list[tuple[list[int], list[Range]]]:
+        """(ids, ranges) of each text: the ids that `encode` gives, and the characters of the text that each stands for.
+
+        Ranges are code points of the text as it was given, ends exclusive, in its order. Left out are white space and
+        words of characters that the vocabulary drops (offsets.py); ids of the frame have the range (0, 0).
+        """
+        return self.engine.encode_offsets([_whole(text) for text in texts], add_special_tokens)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids; broken UTF-8, and an id without a token, are U+FFFD, so that nothing is lost unseen."""
