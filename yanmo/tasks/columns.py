@@ -31,7 +31,7 @@ from yanmo.tasks.reading_tables import KNOWN, NUMBER, SETTINGS
 
 ROLES = {
     "classify": ("text", "text_pair", "label", "labels", "value", "id", "group"),
-    "extract": ("text", "head", "tail", "relation", "token", "tag", "id", "group"),
+    "extract": ("text", "head", "tail", "relation", "token", "tag", "entities", "id", "group"),
     "answer": ("context", "question", "answer", "start", "id", "group"),
     "translate": ("text", "target", "id", "group"),
     "generate": ("text", "target", "id", "group"),

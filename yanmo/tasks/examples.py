@@ -44,6 +44,7 @@ class Answer:
 class Example:
     """One row of data. What its task does not speak of is None; `answers` of () says that there is no answer.
 
+    `relations` of () says that no two of its entities are related: so are rows of "Other", "no_relation" or "NA" read.
     where: "file:line", for messages. group: what must stay together in a split (an article, a conversation), "" where
     the row stands alone. value: the target of a regression. target: the text to write. question stands beside `text`,
     the passage.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from yanmo.errors import FileError, InputError, nearest
 from yanmo.tasks import columns as roles
-from yanmo.tasks import reading_json, reading_tables, squad
+from yanmo.tasks import reading_extract, reading_json, reading_tables, squad
 from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
 from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
 
@@ -67,7 +67,7 @@ def _all(files: list[File], reading: Reading) -> Rows:
 def _one(file: File, reading: Reading) -> Rows:
     data = load(file)
     if data.startswith(b"PAR1"):
-        _format(reading, "Parquet")
+        reading.format("Parquet")
         rows = list(reading_json.parquet(file))
         yield from _rows(file, _names(rows), rows, reading)
         return
@@ -82,13 +82,16 @@ def _one(file: File, reading: Reading) -> Rows:
 
 
 def _json(file: File, text: str, reading: Reading) -> Rows:
+    if reading.task == "extract":
+        yield from reading_extract.objects(file, list(reading_json.records(file, text)), reading)
+        return
     values = list(reading_json.values(file, text))
     held = [item[1] for item in values if not isinstance(item, Bad)]
     if reading.task == "answer" and held and squad.is_tree(held[0]):
-        _format(reading, "SQuAD JSON")
+        reading.format("SQuAD JSON")
         yield from squad.parsed(file, text, held, reading)
         return
-    _format(reading, "JSON")
+    reading.format("JSON")
     rows: list[roles.Row] = []
     for item in reading_json.objects(file, text):
         if isinstance(item, Bad):
@@ -104,12 +107,15 @@ def _names(rows: Sequence[roles.Row]) -> list[str]:
 
 
 def _text(file: File, text: str, reading: Reading) -> Rows:
+    if reading.task == "extract":
+        yield from reading_extract.text(file, text, reading)
+        return
     held = None
     if reading.task == "classify" and file.suffix not in (".csv", ".tsv"):
         held = _labelled(file, text, reading)
     if held is None:
         held = reading_tables.table(file, text, reading)
-        _format(reading, "table")
+        reading.format("table")
     yield from held.bad
     rows = [(line, dict(zip(held.names, cells))) for line, cells in held.rows]
     yield from _rows(file, held.names, rows, reading)
@@ -120,7 +126,7 @@ def _labelled(file: File, text: str, reading: Reading) -> reading_tables.Table |
         return None
     held = reading_tables.labelled(file, text, reading)
     if held is not None:
-        _format(reading, "label and text in a line")
+        reading.format("label and text in a line")
     return held
 
 
@@ -129,12 +135,9 @@ def _rows(file: File, names: list[str], rows: Sequence[roles.Row], reading: Read
         return
     if reading.task == "classify":
         yield from roles.classified(file, names, rows, reading)
+    elif reading.task == "extract":
+        yield from reading_extract.rows_of(file, rows, reading)
     elif reading.task == "answer":
         yield from squad.flat(file, names, rows, reading)
     else:
         raise InputError(f"{file.name}: {reading.task} does not read tables")
-
-
-def _format(reading: Reading, name: str) -> None:
-    known = reading.understood.format
-    reading.understood.format = name if not known or known == name else "several"

@@ -75,6 +75,10 @@ class Reading:
         """Something that a note tells with its number and its first place."""
         self.counts.setdefault(what, []).append(where)
 
+    def format(self, name: str) -> None:
+        known = self.understood.format
+        self.understood.format = name if not known or known == name else "several"
+
     def note(self, text: str) -> None:
         if text not in self.understood.notes:
             self.understood.notes.append(text)

@@ -25,7 +25,7 @@ from yanmo.tasks.examples import Bad
 from yanmo.tasks.reading_files import MAX_CELL, File, Reading
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-SETTINGS = ("delimiter", "quoting", "header", "encoding", "names")  # what `columns` may say beside roles
+SETTINGS = ("delimiter", "quoting", "header", "encoding", "names", "ends")  # what `columns` may say beside roles
 SAMPLE = 2000  # rows from which is guessed
 SHORT = 40  # characters of a name of a column
 NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
