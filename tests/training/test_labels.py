@@ -20,6 +20,8 @@ from test_objectives import assert_close, gradients
 from yanmo.errors import InputError
 from yanmo.models.checkpoint import load_network
 from yanmo.models.config import TransformerConfig
+from yanmo.models.families import FAMILIES
+from yanmo.models.families.table import Foreign
 from yanmo.models.heads import document_starts
 from yanmo.models.initial import initialise
 from yanmo.models.transformer import Transformer
@@ -234,6 +236,24 @@ def test_scores_come_in_the_order_of_the_data_and_without_dropout() -> None:
     model.eval()
     for number in range(5):
         assert torch.allclose(scores[number], scores_of(model, batch_of(examples, number))[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("family, before", [("bert", 0.0), ("roberta", 0.5), ("bart", 0.5), ("t5", 0.5)])
+def test_dropout_before_the_pooler_is_that_of_the_family(family: str, before: float) -> None:
+    values = {"classifier_dropout": 0.5, "num_labels": 3, "model_type": family}
+    config = FAMILIES[family].read_config(Foreign(values, "config.json"), "sequence")
+    assert (config.pooler_dropout, config.classifier_dropout) == (before, 0.5)
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5])
+def test_dropout_before_the_pooler_hides_what_the_pooler_reads(before: float) -> None:
+    model = network(pooler_dropout=before, classifier_dropout=0.5).train()
+    seen: list[torch.Tensor] = []
+    for layer in (model.head.dense, model.head.out):
+        layer.register_forward_pre_hook(lambda _layer, given: seen.append(given[0] == 0))
+    batch = batch_of(data(), 0, 1, 2, 3, 4)
+    model.scores(model.encode(batch.ids, batch.mask), batch.ids, batch.mask)
+    assert bool(seen[0].any()) == bool(before) and bool(seen[1].any())
 
 
 def test_a_row_of_left_padding_and_one_without_a_token_keep_their_places() -> None:

@@ -283,7 +283,8 @@ def config_values(network: Network, family: Family) -> dict[str, Any]:
     values |= family.write_config(config)
     back = family.read_config(Foreign(values, "config.json"), config.head)  # type: ignore[arg-type]
     ours, theirs = config.as_dict(), back.as_dict() if type(back) is type(config) else {}
-    unread = {"pooler"} if config.head == "sequence" else {"pooler", "pool"}  # the weights say it; no head reads it
+    unread = {"pooler", "pooler_dropout"}  # the weights say it, and the family
+    unread |= set() if config.head == "sequence" else {"pool"}  # no head reads it
     differing = [k for k in ours if k not in unread and not _close(ours[k], theirs.get(k))]
     if differing:
         listed = ", ".join(f"{k} = {ours[k]!r}" for k in differing[:4])

@@ -116,6 +116,7 @@ class TransformerConfig:
     problem: Literal["", "regression", "single_label", "multi_label"] = ""
     pool: Literal["first", "last", "eos"] = "first"  # which token stands for a sequence
     pooler: bool = False  # a dense layer and tanh on that token
+    pooler_dropout: float = 0.0  # of what that layer reads: BERT has none, RoBERTa, BART and T5 the classifier's
     classifier_dropout: float = 0.0
 
     def __post_init__(self) -> None:

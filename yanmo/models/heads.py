@@ -61,8 +61,8 @@ class Head(nn.Module):
         if self.config.head == "sequence":
             hidden = hidden.flatten(0, 1)[self._places(ids, mask)]  # (D, W)
             if self.config.pooler:
-                hidden = torch.tanh(self.dense(self._drop(hidden)))
-        return self.out(self._drop(hidden))
+                hidden = torch.tanh(self.dense(self._drop(hidden, self.config.pooler_dropout)))
+        return self.out(self._drop(hidden, self.config.classifier_dropout))
 
     def _places(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The place in the flattened rows of the token that stands for each document: its first, last, or last end."""
@@ -83,8 +83,7 @@ class Head(nn.Module):
             raise InputError(f"row {row} has no end token {self.config.eos_ids}, which this head reads; add it")
         return torch.where(last < 0, first, last)
 
-    def _drop(self, hidden: Tensor) -> Tensor:
-        rate = self.config.classifier_dropout
+    def _drop(self, hidden: Tensor, rate: float) -> Tensor:
         return dropout(hidden, rate) if self.training and rate else hidden
 
 

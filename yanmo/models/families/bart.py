@@ -51,6 +51,7 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     pad = f.token("pad_token_id", 1 if bart else 58100)
     dropout = f.number("dropout", 0.1)
     default_labels = 3 if bart else 2
+    classifier = f.number("classifier_dropout", 0.0) if head == "sequence" else 0.0
     return TransformerConfig(
         vocab_size=vocab,
         width=width,
@@ -80,7 +81,8 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         head=head,
         pool="eos",
         pooler=head == "sequence",
-        classifier_dropout=f.number("classifier_dropout", 0.0) if head == "sequence" else 0.0,
+        pooler_dropout=classifier,
+        classifier_dropout=classifier,
         **f.labels(head, default_labels),
     )
 

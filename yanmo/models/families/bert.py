@@ -34,6 +34,7 @@ def _read(f: Foreign, head: Head, *, roberta: bool) -> TransformerConfig:
     pad = f.token("pad_token_id", 1 if roberta else 0)
     offset = (pad or 0) + 1 if roberta else 0
     dropout = f.number("hidden_dropout_prob", 0.1)
+    classifier = f.number("classifier_dropout", dropout) if head in ("sequence", "token") else 0.0
     return TransformerConfig(
         vocab_size=f.whole("vocab_size", 50265 if roberta else 30522),
         width=f.whole("hidden_size", 768),
@@ -58,7 +59,8 @@ def _read(f: Foreign, head: Head, *, roberta: bool) -> TransformerConfig:
         attention_dropout=f.number("attention_probs_dropout_prob", 0.1),
         head=head,
         pooler=head in ("none", "sequence"),
-        classifier_dropout=f.number("classifier_dropout", dropout) if head in ("sequence", "token") else 0.0,
+        pooler_dropout=classifier if roberta and head == "sequence" else 0.0,
+        classifier_dropout=classifier,
         **f.labels(head),
     )
 

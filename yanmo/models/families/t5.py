@@ -30,6 +30,7 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     scaled = f.flag("scale_decoder_outputs", tied_by_name) and not small
     decoder_layers = f.whole("num_decoder_layers", layers)
     dropout = f.number("dropout_rate", 0.1)
+    classifier = f.number("classifier_dropout", 0.0) if head in ("sequence", "token") else 0.0
     return TransformerConfig(
         vocab_size=f.whole("vocab_size", 250112 if small else 32128),
         width=width,
@@ -63,7 +64,8 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
         head=head,
         pool="eos",
         pooler=head == "sequence",
-        classifier_dropout=f.number("classifier_dropout", 0.0) if head in ("sequence", "token") else 0.0,
+        pooler_dropout=classifier if head == "sequence" else 0.0,
+        classifier_dropout=classifier,
         **f.labels(head),
     )
 
