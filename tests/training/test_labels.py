@@ -20,7 +20,7 @@ from test_objectives import assert_close, gradients
 from yanmo.errors import InputError
 from yanmo.models.checkpoint import load_network
 from yanmo.models.config import TransformerConfig
-from yanmo.models.families import FAMILIES
+from yanmo.models.families.catalog import FAMILIES
 from yanmo.models.families.table import Foreign
 from yanmo.models.heads import document_starts
 from yanmo.models.initial import initialise
