@@ -42,12 +42,13 @@ from yanmo.plan.shortage import check_memory, memory_told
 from yanmo.recipe import Recipe, TrainSection, identity, read_recipe
 from yanmo.runpage.report import write_report
 from yanmo.runs import Run
+from yanmo.tasks.opening import SETTINGS, TASK_OF, Opened, open_task
 from yanmo.tokens import making
 from yanmo.tokens.chat import PLAIN, with_template
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.training import build
 from yanmo.training.card import model_card
-from yanmo.training.check import TEXT, check
+from yanmo.training.check import TASKS, TEXT, check
 from yanmo.training.distributed import ALONE, Ranks, hold_run, start
 from yanmo.training.fit import fit, load_step
 from yanmo.training.precision import DTYPES, probe_precision
@@ -104,6 +105,7 @@ class Ready:
     work: Work
     source: dict[str, Any]
     base: Path | None
+    opened: Opened | None
 
 
 def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
@@ -128,7 +130,7 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         write_json(folder / "plan.json", plan | {"result": result})
         network = ready.network
         if ranks.sharded:  # no rank has all of it, so a new one is filled
-            network = _network(recipe, ready.tokenizer, ready.base, torch.device("cpu"))
+            network = _network(recipe, ready.tokenizer, ready.base, torch.device("cpu"), ready.opened)
             load_step(network, run, best)
         _save(recipe, ready, network, model_card(recipe, plan, result, ready.source), folder / "model")
 
@@ -151,8 +153,12 @@ def _prepare(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Ready:
 
 
 def _ready(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, base: Path | None, ranks: Ranks) -> Ready:
-    network = _network(recipe, tokenizer, base, None if base is None and not ranks.alone else _device())
-    if recipe.objective.kind in TEXT:
+    opened = open_task(recipe) if recipe.objective.kind in TASKS else None
+    network = _network(recipe, tokenizer, base, None if base is None and not ranks.alone else _device(), opened)
+    if opened is not None:
+        work = opened.work(tokenizer, network, ranks)
+        source = work.facts | {"files": opened.files}
+    elif recipe.objective.kind in TEXT:
         work = of_text(recipe, tokens, tokenizer, getattr(network.config, "decoder_start_id", None), ranks)
         source = read_json_object(tokens / "corpus.json")
     else:
@@ -161,7 +167,7 @@ def _ready(recipe: Recipe, tokens: Path, tokenizer: Tokenizer, base: Path | None
         work = of_records(recipe, tokenizer, network, reference, ranks)
         source = work.facts
     work = taught(work, recipe.objective, tokenizer, lambda teacher: teacher.to(_device()))
-    return Ready(network, tokenizer, work, source, base)
+    return Ready(network, tokenizer, work, source, base, opened)
 
 
 def _text(recipe: Recipe, folder: Path, base: Path | None, say: Report) -> None:
@@ -209,7 +215,7 @@ def _own_tokenizer(recipe: Recipe, base: Path | None) -> Tokenizer:
 def _with_chat_template(recipe: Recipe, tokenizer: Tokenizer, say: Report) -> Tokenizer:
     """The tokenizer with the template in which conversations are written, which is saved with the model."""
     wanted = recipe.objective.template
-    if recipe.objective.kind == "seq2seq" or (wanted is None and tokenizer.chat_template is not None):
+    if recipe.objective.kind in ("seq2seq", *TASKS) or (wanted is None and tokenizer.chat_template is not None):
         return tokenizer
     if wanted not in (None, "plain"):
         return with_template(tokenizer, read_text(str(wanted)))
@@ -218,13 +224,20 @@ def _with_chat_template(recipe: Recipe, tokenizer: Tokenizer, say: Report) -> To
     return with_template(tokenizer, PLAIN)
 
 
-def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None, device: torch.device | None) -> Network:
+def _network(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    base: Path | None,
+    device: torch.device | None,
+    opened: Opened | None = None,
+) -> Network:
     """The network on a device; without one it is empty, for several ranks to fill their parts."""
-    train, model = recipe.train, recipe.model
+    train, top = recipe.train, None if opened is None else opened.top
     if base is None:
-        network = build.build_network(model, tokenizer, length=train.length, seed=train.seed, empty=device is None)
+        sizes = {"length": train.length, "seed": train.seed, "empty": device is None}
+        network = build.build_network(recipe.model, tokenizer, **sizes, top=top)  # type: ignore[arg-type]
     else:
-        network = build.open_network(recipe, base)
+        network = build.open_network(recipe, base, top)
         if tokenizer.vocab_size > network.config.vocab_size:
             raise ConfigError(
                 f"{base}: its tokenizer has {tokenizer.vocab_size:,} ids, its network {network.config.vocab_size:,}; "
@@ -237,18 +250,24 @@ def _network(recipe: Recipe, tokenizer: Tokenizer, base: Path | None, device: to
 
 def _save(recipe: Recipe, ready: Ready, network: Network, card: str, folder: Path) -> None:
     network = network.cpu().eval()
+    files = {}
+    if ready.opened is not None:
+        task = {"task": TASK_OF[recipe.objective.kind]}
+        files[SETTINGS] = task | ready.opened.settings(network, ready.tokenizer)
     if recipe.adapter.kind != "none":
         assert ready.base is not None, "an adapter lies on a model that exists"
         here = Path(str(recipe.model.path)).expanduser().exists()  # else a hub id, which others can resolve too
         save_adapter(network, folder, base=ready.base if here else str(recipe.model.path))
         ready.tokenizer.save(folder)
         write_atomic(folder / "README.md", card)
+        for name, value in files.items():
+            write_json(folder / name, value)
         return
     config = build.saved_config(network, ready.base)
     network.config = config
     ends = None if ready.base is None else read_ends(ready.base, config)
     family = public_family(config, recipe.model) if ready.base is None else network.family
-    Model(network, ready.tokenizer, ends, ready.base).save(folder, card=card, family=family)
+    Model(network, ready.tokenizer, ends, ready.base).save(folder, card=card, family=family, files=files)
 
 
 def _adopt(folder: Path, old: str, recipe: Recipe) -> None:
@@ -297,10 +316,13 @@ def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> tuple[Pla
         tokens_per_second=timed,
         targets=_targets(recipe, batch),
         teacher=None if teacher is None else load_config(resolve(teacher))[1],
+        shape=tuple(batch.ids.shape) if recipe.objective.kind in TASKS else None,
     )
     if known is not None:
         return plan, known
     facts = {key: value for key, value in ready.work.facts.items() if key != "files"}
+    if "windows" in facts and train.steps:  # of a task: rows are so many windows, whatever their tokens
+        facts["epochs"] = train.steps * train.accumulation * train.rows / facts["windows"]
     chosen |= {"timed_tokens_per_second": timed, "parameters": sum(p.numel() for p in network.parameters())}
     record = plan_record(plan, facts) | chosen
     ranks.by_main(lambda: write_json(path, record))
@@ -330,7 +352,7 @@ def _precision(recipe: Recipe, ready: Ready, batch: Any, ranks: Ranks) -> dict[s
         return {"precision": "bfloat16", "precision_reason": "GPUs are faster in it"}
 
     def probed() -> dict[str, Any]:
-        network = _network(recipe, ready.tokenizer, ready.base, ranks.device).train()
+        network = _network(recipe, ready.tokenizer, ready.base, ranks.device, ready.opened).train()
         probe = probe_precision(network, ranks.share(batch), ready.work.objective)
         return {"precision": probe.precision, "precision_reason": probe.reason}
 

@@ -80,11 +80,14 @@ class ObjectiveSection(Section):
     """What is learned. Keys that a kind does not use have no effect, and a warning says so.
 
     causal: the next token · masked: what is hidden (BERT) · spans, infilling: what is missing (T5, BART) · seq2seq: the
-    target of a source · chat: the answers of conversations · dpo, orpo: the better one of two answers. With a `teacher`
-    all but the last two learn what a larger model thinks as well.
+    target of a source · chat: the answers of conversations · dpo, orpo: the better one of two answers · labels, tokens,
+    answers: what texts are, what their words are, where a question is answered. With a `teacher` those from causal to
+    chat learn what a larger model thinks as well.
     """
 
-    kind: Literal["causal", "masked", "spans", "infilling", "seq2seq", "chat", "dpo", "orpo"] = "causal"
+    kind: Literal[
+        "causal", "masked", "spans", "infilling", "seq2seq", "chat", "dpo", "orpo", "labels", "tokens", "answers"
+    ] = "causal"
     share: Annotated[float, Field(gt=0, lt=1)] | None = None  # hidden: 0.15, infilling 0.3
     span: Annotated[float, Field(ge=1)] = 3.0  # spans, infilling: tokens of a span on average
     way: Literal["bert", "mask"] = "bert"  # masked: 80 % mask, 10 % random, 10 % as they are; or all mask
@@ -101,6 +104,12 @@ class ObjectiveSection(Section):
     teacher: str | None = None  # causal, masked, spans, infilling, seq2seq, chat: a model with the same tokenizer
     teacher_weight: Share = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0  # of the teacher
+    labels: list[str] = Field(default_factory=list)  # labels, tokens: the head's, in its order; none: the data's
+    problem: Literal["auto", "single", "multi", "regression"] = "auto"  # labels: one, several, or a number each
+    class_weights: Literal["none", "balanced"] = "none"  # labels: balanced counts rare ones more
+    stride: Annotated[int, Field(ge=0)] = 64  # labels, tokens, answers: tokens that two windows of a long text share
+    crf: bool = False  # tokens: transitions between tags are learned (Lample et al. 2016)
+    nested: bool = False  # tokens: spans may lie in each other
 
 
 class AdapterSection(Section):
@@ -206,7 +215,13 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         if other and not any((section, other) == (s, k) for s, k, _ in given):
             table.pop(other, None)
         table[key] = value
-    for section, key in (("data", "paths"), ("data", "valid"), ("data", "columns"), ("adapter", "targets")):
+    for section, key in (
+        ("data", "paths"),
+        ("data", "valid"),
+        ("data", "columns"),
+        ("adapter", "targets"),
+        ("objective", "labels"),
+    ):
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str):  # one of them needs no brackets
             table[key] = [table[key]]

@@ -31,7 +31,8 @@ from yanmo.errors import ConfigError, FileError
 from yanmo.files import PREFIX, read_bytes, read_json_object, read_text, reason, write_atomic, write_json
 
 FORMAT = "yanmo-run"
-SCORES = ("bits_per_byte", "valid_loss")  # an evaluation line is known by the first that it has; smaller is better
+# an evaluation line is known by the first that it has; smaller is better
+SCORES = ("valid_error", "bits_per_byte", "valid_loss")
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 MAX_METRICS = 1 << 32
 

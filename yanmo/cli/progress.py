@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 BAR = 12  # columns
+FIGURES = ("accuracy", "f1", "exact_match", "pearson")  # of evaluations, where they have them
 SETTLED = 2  # steps of this session before a time left is told: the first ones warm up
 
 
@@ -180,8 +181,8 @@ def score(values: dict[str, Any]) -> str:
     """How good a model is, in the unit that its objective has."""
     if "bits_per_byte" in values:
         return f"{values['bits_per_byte']:.4f} bits per byte"
-    accuracy = f", accuracy {values['accuracy']:.3f}" if "accuracy" in values else ""
-    return f"validation loss {values.get('valid_loss', 0):.4f}{accuracy}"
+    figures = "".join(f", {name} {values[name]:.3f}" for name in FIGURES if name in values)
+    return f"validation loss {values.get('valid_loss', 0):.4f}{figures}"
 
 
 def _plan(plan: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A model that is ready to use: network, tokenizer, and what its folder says. This is what `yanmo.load` returns.
 
-load            a hub id, a model folder, a run folder, a .gguf file → Model
-Model           logits, hidden, attentions; encode; generate, stream, search, choices, engine; save
+load     a hub id, a model folder, a run folder, a .gguf file → Model
+Model    logits, hidden, attentions; encode; generate, stream, search, choices, engine; save
 """
 
 from __future__ import annotations
@@ -378,16 +378,15 @@ class Model:
         for row in rows:
             row.close()
 
-    def save(self, path: str | Path, *, card: str = "", family: str = "") -> None:
+    def save(self, path: str | Path, *, card: str = "", family: str = "", files: dict[str, Any] | None = None) -> None:
         """Write a model folder that Yanmo and transformers open: complete, or not at all.
 
-        card: the text of README.md; by default the one that the model came with. family: another public format than
-        the one it came in.
+        card: README.md, else the model's own. family: another format than its own. files: JSON objects beside, by name.
         """
         generation: dict[str, Any] = {}
         if self.folder is not None:  # a copy keeps what came with the model: sampling advice, licence, provenance
-            if (self.folder / "generation_config.json").is_file():
-                generation = read_json_object(self.folder / "generation_config.json")
+            known = self.folder / "generation_config.json"
+            generation = read_json_object(known) if known.is_file() else {}
             if not card and (self.folder / "README.md").is_file():
                 card = read_text(self.folder / "README.md")
         with atomic_folder(path) as folder:
@@ -395,5 +394,7 @@ class Model:
             if self._tokenizer is not None:
                 self._tokenizer.save(folder)
             write_json(folder / "generation_config.json", generation | generation_values(self.ends, self.config))
+            for name, value in (files or {}).items():
+                write_json(folder / name, value)
             if card:
                 write_atomic(folder / "README.md", card)

@@ -36,6 +36,7 @@ SHAPES = {"bert": "encoder", "t5": "encoder-decoder", "bart": "encoder-decoder"}
 LEARNERS = {"masked": "encoder", "spans": "encoder-decoder", "infilling": "encoder-decoder"} | {
     "seq2seq": "encoder-decoder"
 }  # the others need a decoder
+ANY_SHAPE = ("labels", "tokens", "answers")  # a head of labels stands on every shape
 
 
 def shape_for(objective: str) -> str:
@@ -46,7 +47,7 @@ def shape_for(objective: str) -> str:
 def check_shape(objective: str, shape: str, name: str) -> None:
     """Raise ConfigError where an objective cannot train a network of that shape; `name` is what the user calls it."""
     needed = shape_for(objective)
-    if shape != needed:
+    if shape != needed and objective not in ANY_SHAPE:
         families = [family for family in FAMILIES if SHAPES.get(family, "decoder") == needed]
         kinds = [kind for kind in ("causal", "masked", "spans", "seq2seq") if shape_for(kind) == shape]
         raise ConfigError(

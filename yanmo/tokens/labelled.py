@@ -21,7 +21,7 @@ import hashlib
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,6 +148,14 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
+
+    def subset(self, numbers: np.ndarray) -> Labelled:
+        """The documents of these numbers, in their order."""
+        places = np.concatenate([np.arange(*self.bounds[n : n + 2]) for n in numbers.tolist()])
+        bounds = np.append(0, np.cumsum(self.sizes[numbers]))
+        labels = self.labels[places if self.kind == "tokens" else numbers]
+        kept = replace(self, ids=self.ids[places], token_types=self.token_types[places], bounds=bounds, labels=labels)
+        return replace(kept, cut=0, skipped=0)
 
     @property
     def sizes(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 In: sections of a Recipe, and what the tokenizer says. Out: a network, settings.
 
+    Top                a head of labels, of the objectives of tasks
     build_network      [model] → a network with weights drawn from a seed; models/sketch.py says its config
     open_network       [model] path → the network of a model folder, with the head that the objective needs
     saved_config       the config of the finished model
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -21,26 +24,52 @@ from yanmo.errors import ConfigError
 from yanmo.models.adapterfiles import is_adapter
 from yanmo.models.adapters import AdapterConfig, add_adapter, quantize_base
 from yanmo.models.checkpoint import Network, build, load_config, load_network
-from yanmo.models.config import Head
+from yanmo.models.config import Head, TransformerConfig
 from yanmo.models.initial import Whole, initialise
 from yanmo.models.sketch import Config, check_shape, network_config, without_dropout
 from yanmo.recipe import AdapterSection, ModelSection, Recipe, TrainSection
 from yanmo.tokens.making import ends
 from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.training.loop import Settings
+from yanmo.training.randomness import kept
+
+
+@dataclass(frozen=True)
+class Top:
+    """A head of labels: which one, the names of its labels in their order, and what they are."""
+
+    head: Head
+    labels: tuple[str, ...]
+    problem: Literal["", "regression", "single_label", "multi_label"] = ""
+
+    def on(self, config: Config) -> Config:
+        """The config of the same network with this head; one that can have none is a ConfigError."""
+        if not isinstance(config, TransformerConfig):
+            raise ConfigError(f"a {config.cell} has no head of labels; choose model.kind=transformer")
+        values = {"head": self.head, "labels": self.labels, "problem": self.problem}
+        encodes = config.kind == "encoder" and self.head == "sequence"
+        return dataclasses.replace(config, **values, pooler=encodes, classifier_dropout=config.dropout)  # type: ignore[arg-type]
 
 
 def build_network(
-    model: ModelSection, tokenizer: Tokenizer, *, length: int, seed: int = 0, empty: bool = False
+    model: ModelSection,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    seed: int = 0,
+    empty: bool = False,
+    top: Top | None = None,
 ) -> Network:
     """A network with first weights; the same arguments give the same bytes, and the global generator is not touched.
 
     empty: without memory (torch's device "meta"), for `spread` to give it its parts and `first_weights` to fill them.
+    top: a head of labels in place of the words.
     """
     start_id, end_id = ends(tokenizer)
     ids = {"start_id": start_id, "end_id": end_id, "pad_id": tokenizer.pad_id}
+    config = network_config(model, vocab_size=tokenizer.vocab_size, length=length, **ids)  # type: ignore[arg-type]
     with torch.device("meta") if empty else nullcontext():
-        network = build(network_config(model, vocab_size=tokenizer.vocab_size, length=length, **ids))  # type: ignore[arg-type]
+        network = build(config if top is None else top.on(config))
     if not empty:
         first_weights(network, seed)
     return network
@@ -51,10 +80,11 @@ def first_weights(network: Network, seed: int, whole: Whole = nullcontext) -> No
     initialise(network, torch.Generator().manual_seed(seed), whole)
 
 
-def open_network(recipe: Recipe, folder: Path) -> Network:
+def open_network(recipe: Recipe, folder: Path, top: Top | None = None) -> Network:
     """The network of a model folder in float32, ready for the objective; dropout is the recipe's where it says one.
 
-    An objective that the model's shape cannot learn, and rows longer than it can read, are a ConfigError.
+    top: a head of labels, which is drawn from the recipe's seed where the folder has none of its size. An objective
+    that the model's shape cannot learn, and rows longer than it can read, are a ConfigError.
     """
     if is_adapter(folder):
         raise ConfigError(f"{folder}: an adapter, not a model; merge it into its base first, and start from that")
@@ -67,7 +97,15 @@ def open_network(recipe: Recipe, folder: Path) -> Network:
             f"most; set train.length={config.max_positions}"
         )
     dropout = recipe.model.dropout if "dropout" in recipe.model.model_fields_set else None
-    return load_network(folder, dtype=torch.float32, head=None if config.head == head else head, dropout=dropout)
+    if top is None:
+        return load_network(folder, dtype=torch.float32, head=None if config.head == head else head, dropout=dropout)
+    if not isinstance(config, TransformerConfig):
+        raise ConfigError(f"{folder}: a {config.cell} has no head of labels; choose a Transformer")
+    with kept(torch.device("cpu")):
+        torch.manual_seed(recipe.train.seed)
+        network = load_network(folder, dtype=torch.float32, head=top.head, labels=top.labels, dropout=dropout)
+    network.config = dataclasses.replace(network.config, problem=top.problem)  # type: ignore[arg-type, unused-ignore]
+    return network
 
 
 def saved_config(network: Network, folder: Path | None) -> Config:

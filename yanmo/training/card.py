@@ -12,6 +12,7 @@ from yanmo.recipe import Recipe, dump_recipe
 
 TASKS = {"masked": "fill-mask", "seq2seq": "text2text-generation", "spans": "text2text-generation"}
 TASKS["infilling"] = "text2text-generation"  # the rest write text
+TASKS |= {"labels": "text-classification", "tokens": "token-classification", "answers": "question-answering"}
 
 
 def model_card(recipe: Recipe, plan: dict[str, Any], result: dict[str, Any], source: dict[str, Any]) -> str:
@@ -52,8 +53,9 @@ def _scores(result: dict[str, Any]) -> str:
             f"{result['bits_per_byte']:.4f} bits per byte of the validation documents "
             f"({result['valid_loss']:.4f} nats per token)"
         )
-    more = f", accuracy {result['accuracy']:.4f}" if "accuracy" in result else ""
-    return f"A loss of {result['valid_loss']:.4f} nats per target on what was kept for validation{more}"
+    known = ("step", "valid_loss", "valid_error", "valid_targets", "valid_tokens", "parameters")
+    more = "".join(f", {n} {v:.4f}" for n, v in result.items() if isinstance(v, float) and n not in known)
+    return f"A loss of {result['valid_loss']:.4f} per target on what was kept for validation{more}"
 
 
 def _source(source: dict[str, Any]) -> str:

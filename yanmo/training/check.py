@@ -15,6 +15,7 @@ from yanmo.models.sketch import SHAPES, check_shape, network_config
 from yanmo.recipe import Recipe, Section, TokenizerSection
 
 TEXT = ("causal", "masked", "spans", "infilling")  # objectives that learn from text; the others from records
+TASKS = ("labels", "tokens", "answers")  # those that learn from examples of a task (tasks/), with a head of their own
 EFFECTS = {
     "share": ("masked", "spans", "infilling"),
     "span": ("spans", "infilling"),
@@ -30,6 +31,12 @@ EFFECTS = {
     "beta": ("dpo",),
     "weight": ("orpo",),
     "teacher": ("causal", "masked", "spans", "infilling", "seq2seq", "chat"),
+    "labels": ("labels", "tokens"),
+    "problem": ("labels",),
+    "class_weights": ("labels",),
+    "stride": TASKS,
+    "crf": ("tokens",),
+    "nested": ("tokens",),
 }
 
 

@@ -30,12 +30,12 @@ from yanmo.tokens.labelled import LabelBatch, Labelled, labelled_once
 from yanmo.training.objectives import evaluating
 
 
-def labelled(network: Any, batch: LabelBatch) -> tuple[Tensor, int]:
+def labelled(network: Any, batch: LabelBatch, weights: Tensor | None = None) -> tuple[Tensor, int]:
     """Return the loss summed over documents, or over tokens for a token head, and their number.
 
     Several numbers of one document count with their mean, and so do the start and the end of a span, each a choice
     among the tokens of its document (Devlin et al. 2019, §4.2). Padding, and tokens or documents without a label, do
-    not count; a batch without any has the loss 0 with a zero gradient.
+    not count; a batch without any has the loss 0 with a zero gradient. weights (L,): of classes, 1 on average.
     """
     hidden = label_hidden(network, batch)
     wanted = batch.wanted
@@ -52,7 +52,8 @@ def labelled(network: Any, batch: LabelBatch) -> tuple[Tensor, int]:
         scores = scores[wanted]
     scores, targets = scores.float(), batch.targets[wanted]
     if not targets.is_floating_point():
-        return F.cross_entropy(scores, targets, reduction="sum"), count
+        weight = None if weights is None else weights.to(scores.device)
+        return F.cross_entropy(scores, targets, weight, reduction="sum"), count
     if network.config.problem == "regression":
         return F.mse_loss(scores, targets, reduction="sum") / scores.shape[-1], count
     return F.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / scores.shape[-1], count
