@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -182,3 +184,60 @@ def test_real_files(name, count, relations):
     data = reading.read("extract", SHARED / name)
     assert len(data.examples) == count
     assert relations.items() <= Counter(r.type for e in data.examples for r in e.relations).items()
+
+
+STANDOFF = (
+    "T1\tPER 0 12\tAda Lovelace\nT2\tLOC 22 30\tgreat\nLondon\nR1\tlives Arg1:T1 Arg2:T2\n"
+    "*\tEquiv T1 T2\n#1\tNote T1\tx\nT3\tPER 0 3;4 12\tAda Lovelace\n"
+)
+
+
+def test_annotations_beside_their_texts(tmp_path):
+    text = "Ada Lovelace lived in g\nLondon 🙂."
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    (tmp_path / "a.ann").write_text(STANDOFF.replace("great\n", "g\n"), "utf-8")
+    (tmp_path / "annotation.conf").write_text("x")
+    for named in (tmp_path, tmp_path / "a.ann"):
+        data = reading.read("extract", named)
+        assert (data.examples[0].id, data.examples[0].text) == ("a", text)
+        assert shown(data.examples[0]) == [("PER", "Ada Lovelace"), ("LOC", "g\nLondon"), ("PER", "Ada Lovelace")]
+        assert data.examples[0].relations == (Relation("lives", 0, 1),)
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "a.txt", "d/a.txt")
+        archive.add(tmp_path / "a.ann", "d/a.ann")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
+        packed.write(tmp_path / "a.txt", "d/a.txt")
+        packed.write(tmp_path / "a.ann", "d/a.ann")
+    for name in ("all.tar.gz", "all.zip"):
+        assert reading.read("extract", tmp_path / name).examples[0].relations == (Relation("lives", 0, 1),)
+
+
+def test_line_ends_of_two_characters_are_counted_as_their_annotations_do(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\nthree")
+    for place in ("10 15", "8 13"):
+        (tmp_path / "a.ann").write_text(f"T1\tN {place}\tthree\n")
+        assert shown(reading.read("extract", tmp_path).examples[0]) == [("N", "three")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sentence"),
+    [
+        ("T1\tPER 0 99\tAda", "a.ann:1: the entity from 0 to 99 is outside; the text has 3 characters"),
+        ("T1\tPER 0 3\tEve", "a.ann:1: the text has 'Ada' from 0 to 3, where 'Eve' is stated"),
+        ("T1\tPER 0 3\tAda\nR1\tx Arg1:T1 Arg2:T9", "a.ann:2: a relation names the entity T9, which is not there"),
+        ("nothing of that kind", "a.ann:1: 'nothing of that kind' is no annotation"),
+    ],
+)
+def test_bad_annotations_are_one_sentence(tmp_path, annotation, sentence):
+    (tmp_path / "a.txt").write_text("Ada")
+    (tmp_path / "a.ann").write_text(annotation)
+    with pytest.raises(FileError) as caught:
+        reading.read("extract", tmp_path)
+    assert sentence in str(caught.value)
+
+
+def test_a_damaged_archive_is_one_sentence(tmp_path):
+    for name in ("a.zip", "a.tar.gz"):
+        (tmp_path / name).write_bytes(b"no archive")
+        with pytest.raises(FileError, match="no archive that can be read"):
+            reading.read("extract", tmp_path / name)

@@ -1,7 +1,7 @@
 """Data as people have it → examples: the door of all formats.
 
-In: a task, paths of files (plain, .gz, .bz2, .xz) or folders, or hf:NAME; what the user says of columns; whether bad
-rows are left out. Out: Data, or one error that names file, line and remedy, before anything is trained.
+In: a task, paths of files (plain, .gz, .bz2, .xz, tar, zip) or folders, or hf:NAME; what the user says of columns;
+whether bad rows are left out. Out: Data, or one error that names file, line and remedy, before anything is trained.
 
     read            all formats
     _one            one file, by what is in it
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yanmo.errors import FileError, InputError, nearest
+from yanmo.tasks import brat, reading_extract, reading_json, reading_tables, squad
 from yanmo.tasks import columns as roles
-from yanmo.tasks import reading_extract, reading_json, reading_tables, squad
 from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
 from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
 
@@ -60,6 +60,11 @@ def read(
 
 
 def _all(files: list[File], reading: Reading) -> Rows:
+    if reading.task == "extract" and any(file.suffix == ".ann" for file in files):
+        pairs, files = brat.paired(files)
+        for text_file, annotation in pairs:
+            reading.format("texts with .ann beside them")
+            yield brat.document(text_file, annotation, reading)
     for file in files:
         yield from _one(file, reading)
 

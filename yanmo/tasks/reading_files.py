@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import re
@@ -27,6 +28,7 @@ from yanmo.corpus.sources import shown
 from yanmo.errors import FileError, InputError
 from yanmo.files import reason
 from yanmo.tasks.examples import Bad, Example, Understood
+from yanmo.tasks.reading_archives import is_archive, members
 
 MAX_BYTES = 2**30  # of a file, unpacked: labelled data is read whole
 WESTERN = 0.1  # share of bytes beyond ASCII, up to which a text is in one of the languages of Windows-1252
@@ -45,10 +47,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file to read: `name` is for messages, `suffix` is the last one before that of a packing, in small letters."""
+    """A file to read: `name` is for messages, `suffix` is the last one before that of a packing, in small letters.
+
+    data: its bytes, where it stands in an archive; `path` is then the archive's, and the name inside.
+    """
 
     path: Path
     name: str
+    data: bytes | None = None
 
     @property
     def suffix(self) -> str:
@@ -56,6 +62,11 @@ class File:
         for packing in SUFFIXES:
             name = name.removesuffix(packing)
         return Path(name).suffix
+
+    @property
+    def stem(self) -> tuple[str, str]:
+        """The folder and the name without its suffix, by which files belong together."""
+        return str(self.path.parent), self.path.name.partition(".")[0]
 
     def at(self, line: int) -> str:
         """ "file:line" """
@@ -95,6 +106,8 @@ def find(paths: list[Path]) -> list[File]:
                 if not inside:
                     raise FileError(f"{path}: no files in this folder; name files of examples")
                 found += inside
+            elif is_archive(path) and path.exists():
+                return _archived(paths)
             elif path.exists():
                 found.append(path)
             else:
@@ -108,13 +121,28 @@ def find(paths: list[Path]) -> list[File]:
     return [File(p, shown(f"{p.parent.name}/{p.name}" if p.name in twice else p.name)) for p in found]
 
 
+def _archived(paths: list[Path]) -> list[File]:
+    """The files behind paths of which some are archives."""
+    files: list[File] = []
+    for path in paths:
+        if is_archive(path) and path.is_file():
+            inside = [File(path / name, shown(Path(name).name), data) for name, data in members(path, MAX_BYTES)]
+            if not inside:
+                raise FileError(f"{path}: no files in this archive; name files of examples")
+            files += inside
+        else:
+            files += find([path])
+    return files
+
+
 def load(file: File) -> bytes:
     """The bytes of a file, unpacked by what they begin with; at most MAX_BYTES."""
     try:
-        with open(file.path, "rb") as raw:
+        with _opened(file) as raw:
             head = raw.read(6)
-        opener = next((action for magic, action in PACKED.items() if head.startswith(magic)), open)
-        with cast(BinaryIO, opener(file.path, "rb")) as unpacked:
+        opener = next((action for magic, action in PACKED.items() if head.startswith(magic)), None)
+        source = file.path if file.data is None else io.BytesIO(file.data)
+        with _opened(file) if opener is None else cast(BinaryIO, opener(source, "rb")) as unpacked:
             parts, size = [], 0
             while block := unpacked.read(BLOCK):
                 parts.append(block)
@@ -130,8 +158,12 @@ def load(file: File) -> bytes:
         raise FileError(f"{file.path}: cannot be read ({reason(error)}); check it") from None
 
 
-def decode(file: File, data: bytes, reading: Reading) -> str:
-    """The text of a file, lines ending in a line feed, by the encoding that the user names. Raises Error."""
+def _opened(file: File) -> BinaryIO:
+    return open(file.path, "rb") if file.data is None else io.BytesIO(file.data)
+
+
+def decode(file: File, data: bytes, reading: Reading, exact: bool = False) -> str:
+    """The text of a file; lines end in a line feed, unless it is wanted exactly. Raises FileError, InputError."""
     encoding = reading.columns.get("encoding")
     if encoding is not None:
         codec = declared_codec(encoding) or ("utf-16" if encoding.lower().startswith("utf-16") else None)
@@ -152,7 +184,8 @@ def decode(file: File, data: bytes, reading: Reading) -> str:
     except UnicodeError as error:
         at = getattr(error, "start", 0)
         raise FileError(f"{file.path}: byte {at:,} is not {codec}; name the file's true encoding") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff")
+    return text if exact else text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _western(data: bytes) -> bool:
