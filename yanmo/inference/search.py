@@ -25,6 +25,7 @@ from torch import Tensor
 from yanmo.errors import InputError, nearest
 from yanmo.inference.generate import Ends, Options, Start, Token, scored
 from yanmo.inference.sampling import Sampling
+from yanmo.inference.terms import Standing, Terms, candidates, follow, forbid
 from yanmo.inference.text import TextRow
 from yanmo.models.protocol import LanguageModel
 
@@ -63,19 +64,29 @@ class Beams:
 
 @dataclass
 class Found:
-    """A text: its new ids, log p / tokens^length_penalty, and why it ended ("stop", "length")."""
+    """A text: its new ids, log p / tokens^length_penalty, why it ended ("stop", "length"), and terms that it lacks."""
 
     ids: list[int]
     score: float
     finish: str
+    lacks: int = 0
+
+
+def _rank(found: Found) -> tuple[int, float]:
+    return found.lacks, -found.score
 
 
 @dataclass
 class _Item:
-    """One prompt: the running texts with their log probabilities, best first, and the best finished ones."""
+    """One prompt: the running texts with their log probabilities, best first, and the best finished ones.
+
+    at: how far each running text has come with the terms of the prompt.
+    """
 
     number: int
     limit: int
+    terms: Terms = field(default_factory=Terms)
+    at: list[Standing] = field(default_factory=lambda: [Standing()])
     running: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])
     finished: list[Found] = field(default_factory=list)
     over: bool = False
@@ -83,9 +94,17 @@ class _Item:
 
 @torch.inference_mode()
 def search_ids(
-    network: LanguageModel, prompts: Sequence[Sequence[int]], beams: Beams, options: Options, ends: Ends
+    network: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    beams: Beams,
+    options: Options,
+    ends: Ends,
+    terms: Sequence[Terms] = (),
 ) -> list[list[Found]]:
-    """The n best texts of each prompt, best first; of `options` the limits of length count alone."""
+    """The n best texts of each prompt, best first; of `options` the limits of length count alone.
+
+    terms: of each prompt what its texts must and must not hold; a text that ends by "length" may lack some.
+    """
     if options.sampling != Sampling() or options.n != 1 or options.seed is not None:
         raise InputError("beam search ranks whole texts, and has no sampling, penalties, seed or n of its own")
     keep = max(2, 1 + len(ends.eos_ids)) * beams.beams  # so many that enough of them do not end
@@ -94,7 +113,8 @@ def search_ids(
     if not prompts:
         return []
     state = Start(network, [list(p) for p in prompts], options, ends)
-    items = [_Item(number, limit) for number, limit in enumerate(state.limits)]
+    own = list(terms) or [Terms()] * len(prompts)
+    items = [_Item(number, limit, own[number]) for number, limit in enumerate(state.limits)]
     found: list[list[Found]] = [[] for _ in items]
     for item in items:
         item.over = item.limit == 0
@@ -112,7 +132,7 @@ def search_ids(
         kept = [place for place, item in enumerate(active) if not item.over]
         for item in active:
             if item.over:
-                found[item.number] = sorted(item.finished, key=lambda f: -f.score)[: beams.n]
+                found[item.number] = sorted(item.finished, key=_rank)[: beams.n]
         if not kept:
             break
         assert len(rows) == beams.beams * len(kept), "each prompt that goes on has all its beams"
@@ -129,22 +149,28 @@ def _advance(item: _Item, logits: Tensor, keep: int, beams: Beams, ends: Ends) -
     none: list[list[int]] = [[] for _ in texts]
     shares = scored(shares, none, texts, [item.limit] * len(texts), Sampling(), ends)
     before = torch.tensor([score for score, _ in item.running], device=shares.device)
-    values, indices = largest((shares + before[:, None]).flatten(), keep)
-    length = len(texts[0]) + 1
+    length, total = len(texts[0]) + 1, shares + before[:, None]
+    if item.terms:
+        total = forbid(item.terms, total, texts, item.at, set() if length >= item.limit else set(ends.eos_ids))
+    values, indices = largest(total.flatten(), keep)
+    ranked = [(score, *divmod(index, shares.shape[1])) for score, index in zip(values.tolist(), indices.tolist())]
+    if item.terms.wanted:
+        ranked = candidates(item.terms, total, item.at, ranked, beams.beams)
     running: list[tuple[float, list[int]]] = []
     places: list[tuple[int, int]] = []
     full = len(item.finished) == beams.beams
     new: list[Found] = []
-    for rank, (score, index) in enumerate(zip(values.tolist(), indices.tolist())):
-        beam, token = divmod(index, shares.shape[1])
+    for rank, (score, beam, token) in enumerate(ranked):
         text = [*texts[beam], token]
         finish = "stop" if token in ends.eos_ids else "length" if length >= item.limit else ""
         if finish and rank < beams.beams and not (full and beams.patience == "first"):
-            new.append(Found(text, score / length**beams.length_penalty, finish))
+            lacks = len(item.terms.wanted) and item.terms.lacks(follow(item.terms, item.at[beam], token))
+            new.append(Found(text, score / length**beams.length_penalty, finish, lacks))
         if not finish and len(running) < beams.beams:
             running.append((score, text))
             places.append((beam, token))
-    item.finished = sorted([*item.finished, *new], key=lambda f: -f.score)[: beams.beams]
+    item.finished = sorted([*item.finished, *new], key=_rank)[: beams.beams]
+    item.at = [follow(item.terms, item.at[beam], token) for beam, token in places] if item.terms.wanted else []
     item.running = running
     item.over = not running or not _can_improve(item, length, beams)
     return [] if item.over else places
