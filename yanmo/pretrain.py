@@ -309,14 +309,13 @@ def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> tuple[Pla
         timed = speed(network, ranks, batch, ready.work.objective, DTYPES[chosen["precision"]])
     teacher = recipe.objective.teacher
     plan = plan_run(
-        recipe,
+        _as_read(recipe, batch),
         network.config,
         count=ranks.count,
         precision=chosen["precision"],
         tokens_per_second=timed,
         targets=_targets(recipe, batch),
         teacher=None if teacher is None else load_config(resolve(teacher))[1],
-        shape=tuple(batch.ids.shape) if recipe.objective.kind in TASKS else None,
     )
     if known is not None:
         return plan, known
@@ -327,6 +326,16 @@ def make_plan(recipe: Recipe, run: Run, ready: Ready, ranks: Ranks) -> tuple[Pla
     record = plan_record(plan, facts) | chosen
     ranks.by_main(lambda: write_json(path, record))
     return plan, record
+
+
+def _as_read(recipe: Recipe, batch: Any) -> Recipe:
+    """The recipe with the tokens that a step reads: rows of a task are documents, which share the rows of a batch."""
+    if recipe.objective.kind not in TASKS:
+        return recipe
+    rows, columns = batch.ids.shape
+    length = min(columns, recipe.train.length)  # a packed row may be wider than the longest document
+    train = recipe.train.model_copy(update={"rows": -(-rows * columns // length), "length": length})
+    return recipe.model_copy(update={"train": train})
 
 
 def _targets(recipe: Recipe, batch: Any) -> float | None:

@@ -37,19 +37,14 @@ def plan_run(
     tokens_per_second: float | None = None,
     targets: float | None = None,
     teacher: Config | None = None,
-    shape: tuple[int, ...] | None = None,
 ) -> Plan:
     """Plan a run of `count` processes with a device each.
 
     precision: what the run computes in, where the recipe leaves it open. tokens_per_second: of all processes together,
     forward and backward, as a batch of the run was timed; the update is added by arithmetic. targets: share of the
-    tokens that the loss looks at. teacher: config of the recipe's teacher. shape: (rows, columns) of a batch, where
-    the recipe counts documents.
+    tokens that the loss looks at. teacher: config of the recipe's teacher.
     """
     subject = of_recipe_and_config(recipe, config, "the run", teacher)
-    if shape is not None:
-        context = min(shape[1], subject.context)  # a packed row may be wider than the longest document
-        subject = replace(subject, rows=-(-shape[0] * shape[1] // context), context=context)
     if targets is not None:
         subject = replace(subject, method=replace(subject.method, targets=targets))
     place = _here() if device is None else device
