@@ -16,7 +16,7 @@ PACKAGE = ROOT / "yanmo"
 BASE = {"errors", "files"}
 ROOMS = ["corpus", "tokens", "models", "training", "inference", "tasks"]  # text flows from left to right
 NATIVE = {"kernels"}  # beside models: these and the rooms to their right may import it
-BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "gguf", "page", "charts", "runpage"}
+BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "gguf", "page", "charts", "runpage", "nativetext"}
 # beside the rooms, and standing on another file there
 PARTS = {"machine": {"rates", "system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
 DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "finetune", "cli"}
@@ -25,6 +25,7 @@ TENSORS = {
     "models",
     "training",
     "inference",
+    "tasks",
     "tour",
     "pretrain",
     "finetune",
