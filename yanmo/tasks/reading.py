@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yanmo.errors import FileError, InputError, nearest
-from yanmo.tasks import brat, reading_extract, reading_json, reading_tables, squad
+from yanmo.tasks import brat, parallel, reading_chats, reading_extract, reading_json, reading_tables, squad
 from yanmo.tasks import columns as roles
 from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
 from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
@@ -65,6 +65,10 @@ def _all(files: list[File], reading: Reading) -> Rows:
         for text_file, annotation in pairs:
             reading.format("texts with .ann beside them")
             yield brat.document(text_file, annotation, reading)
+    if reading.task == "translate":
+        sides, files = parallel.sided(files, reading)
+        for pair in sides:
+            yield from parallel.lines(pair, reading)
     for file in files:
         yield from _one(file, reading)
 
@@ -75,6 +79,9 @@ def _one(file: File, reading: Reading) -> Rows:
         reading.format("Parquet")
         rows = list(reading_json.parquet(file))
         yield from _rows(file, _names(rows), rows, reading)
+        return
+    if reading.task == "translate" and parallel.is_tmx(data):
+        yield from parallel.tmx(file, data, reading)
         return
     text = decode(file, data, reading)
     del data
@@ -144,5 +151,7 @@ def _rows(file: File, names: list[str], rows: Sequence[roles.Row], reading: Read
         yield from reading_extract.rows_of(file, rows, reading)
     elif reading.task == "answer":
         yield from squad.flat(file, names, rows, reading)
+    elif reading.task == "translate":
+        yield from parallel.rows(file, names, rows, reading)
     else:
-        raise InputError(f"{file.name}: {reading.task} does not read tables")
+        yield from reading_chats.rows(file, names, rows, reading)

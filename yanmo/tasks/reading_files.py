@@ -57,11 +57,16 @@ class File:
     data: bytes | None = None
 
     @property
-    def suffix(self) -> str:
+    def bare(self) -> str:
+        """The name without that of a packing, in small letters."""
         name = self.path.name.lower()
         for packing in SUFFIXES:
             name = name.removesuffix(packing)
-        return Path(name).suffix
+        return name
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.bare).suffix
 
     @property
     def stem(self) -> tuple[str, str]:
