@@ -43,4 +43,19 @@ native = Extension(
     optional=True,
 )
 
-setup(ext_modules=[native], cmdclass={"build_ext": BuildNative}, options={"bdist_wheel": {"py_limited_api": "cp311"}})
+# What reads texts: no tensors, no levels of processors, and a library of its own, so that rooms without torch load it.
+TEXT = Path("yanmo/kernels/text")
+text = Extension(
+    "yanmo.kernels._text",
+    sources=sorted(path.as_posix() for path in TEXT.glob("*.cpp")),
+    depends=sorted(path.as_posix() for path in TEXT.glob("*.h")),
+    language="c++",
+    py_limited_api=True,
+    optional=True,
+)
+
+setup(
+    ext_modules=[native, text],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -75,6 +75,11 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
         yield "kernels", f"{kernels['level']}, of {', '.join(kernels['levels'])}"
     else:
         yield "kernels", f"{kernels['why_absent']}: {SLOWER}"
+    if kernels["text_absent"]:
+        yield (
+            "kernels of texts",
+            f"{kernels['text_absent']}: tokenisation is many times slower; install a C++ compiler, then Yanmo again",
+        )
     for note in report.notes:
         yield "note", note
     for extra in report.extras:
@@ -83,9 +88,11 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
 
 def _kernels() -> dict[str, Any]:
     """The native kernels: the level in use, those of this processor, or why there are none."""
+    from yanmo import nativetext
     from yanmo.kernels import native
 
-    return {"level": native.level(), "levels": native.levels(), "why_absent": native.why_absent()}
+    found = {"level": native.level(), "levels": native.levels(), "why_absent": native.why_absent()}
+    return found | {"text_absent": nativetext.why_absent()}
 
 
 def _cores(report: Report) -> str:

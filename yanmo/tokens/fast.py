@@ -6,6 +6,7 @@ In: a `tokenizers.Tokenizer`, the roles of its tokens. Out: ids for text and tex
     FastEngine     encode, decode, stream, fingerprint
 
 A text of n characters costs O(n log n): the library's merges run over a heap, so one line of 10 MB is no trap.
+Byte-level vocabularies encode much text by the compiled library (bytelevel.py), with the same ids.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer as Library
 
+from yanmo.tokens.bytelevel import Compiled, compile_library
 from yanmo.tokens.formats import guarded
 from yanmo.tokens.offsets import Range, covered
 from yanmo.tokens.settings import ROLES, Added, Settings
 from yanmo.tokens.stream import ByteStream, HoldStream, Stream, WindowStream
 
+MUCH = 1 << 20  # characters, from which on it pays to compile a vocabulary: that takes about a second
 UNDEFINED = "\ufffd"  # stands for an id without a token, so that it is seen
 USUAL = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|bos|>"),
@@ -67,17 +72,42 @@ class FastEngine:
         self.special = frozenset(number for number, token in entries.items() if token.special)
         self._decoder = json.loads(library.decoder.__getstate__()) if library.decoder is not None else None
         self._types = _types(self._decoder)
+        self._encoded = 0  # characters so far
+        self._lock = threading.Lock()
 
     def encode(self, text: str, special: bool, target: bool) -> list[int]:
         return self.encode_batch([text], special, target)[0]
 
     def encode_batch(self, texts: Sequence[str], special: bool, target: bool) -> list[list[int]]:
+        if not special and self._much(texts) and self._compiled is not None:
+            return [ids.tolist() for ids in self._by_compiled(texts)]
         found = guarded(self.path, lambda: self.library.encode_batch_fast(list(texts), add_special_tokens=special))
         return [encoding.ids for encoding in found]
 
     def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]:
+        if not special and self._much(texts) and self._compiled is not None:
+            return [ids.tolist() for ids in self._by_compiled(texts)]
         found = guarded(self.path, lambda: self.library.encode_batch(list(texts), add_special_tokens=special))
         return [(encoding.ids, covered(text, encoding.offsets)) for text, encoding in zip(texts, found, strict=True)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text without a frame, (n,) uint32."""
+        if self._much(texts) and self._compiled is not None:
+            return self._by_compiled(texts)
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts, False, False)]
+
+    def _much(self, texts: Sequence[str]) -> bool:
+        self._encoded += sum(map(len, texts))
+        return self._encoded >= MUCH
+
+    def _by_compiled(self, texts: Sequence[str]) -> list[np.ndarray]:
+        assert self._compiled is not None
+        with self._lock:
+            return guarded(self.path, self._compiled.encode, texts)
+
+    @cached_property
+    def _compiled(self) -> Compiled | None:
+        return guarded(self.path, compile_library, self.library)
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         encoding = guarded(self.path, self.library.encode, first, second)

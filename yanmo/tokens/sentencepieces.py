@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from yanmo.errors import FileError
@@ -110,6 +111,10 @@ class PieceEngine:
 
     def encode_batch(self, texts: Sequence[str], special: bool, target: bool) -> list[list[int]]:
         return [self.encode(text, special, target) for text in texts]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text without a frame, (n,) uint32."""
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts, False, False)]
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         left, middle, right = self.layout.frame

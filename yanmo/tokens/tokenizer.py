@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, read_json_object, write_atomic, write_json
 from yanmo.gguf import is_gguf, read_header
@@ -40,6 +42,7 @@ class Engine(Protocol):
 
     def encode(self, text: str, special: bool, target: bool) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str], special: bool, target: bool) -> list[list[int]]: ...
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]: ...
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]: ...
     def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]: ...
     def decode(self, ids: Sequence[int], skip: bool) -> str: ...
@@ -77,6 +80,10 @@ class Tokenizer:
     ) -> list[list[int]]:
         """The ids of each text, as `encode` gives them; faster, since the library may use several cores."""
         return self.engine.encode_batch([_whole(text) for text in texts], add_special_tokens, target)
+
+    def encode_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The ids of each text without special tokens around it, (n,) uint32: the fastest way for many texts."""
+        return self.engine.encode_arrays([_whole(text) for text in texts])
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """(ids, token types) of two texts in the frame that the vocabulary has for a pair."""
