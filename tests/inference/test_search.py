@@ -119,6 +119,58 @@ def test_sources_stand_once_in_memory_whatever_the_beams(monkeypatch: pytest.Mon
     assert rows == [(2, 2), (10, 2), (10, 2), (10, 2)]
 
 
+@torch.no_grad()
+def uncovered(model: Model, prompt: list[int], text: list[int]) -> float:
+    """Σ over the source of log min(1, what was attended to it in all), from one pass over the whole text."""
+    record: list[torch.Tensor] = []
+    memory = model.network.encode(torch.tensor([prompt]))
+    ids = torch.tensor([[model.ends.start_id, *text[:-1]]])
+    model.network.decode(ids, memory=memory, attended=record)
+    weights = torch.stack(record)[:, 0].mean((0, 1))  # (T, S)
+    return float(weights.sum(0).clamp(max=1).log().sum())
+
+
+@pytest.mark.parametrize("pair", ["marian", "t5"], indirect=True)
+def test_coverage_is_what_a_pass_over_the_whole_text_finds(pair: Any) -> None:
+    model = pair[2]
+    prompts = [numbers(n, n) for n in (3, 7, 5)]
+    beams = Beams(beams=4, n=3, coverage_penalty=0.7, length_penalty=1.2)
+    found = search_ids(model.network, prompts, beams, Options(max_new_tokens=6), model.ends)
+    for prompt, texts in zip(prompts, found, strict=True):
+        assert [t.score for t in texts] == sorted((t.score for t in texts), reverse=True)
+        for text in texts:
+            wanted = text.logprob / len(text.ids) ** 1.2 + 0.7 * uncovered(model, prompt, text.ids)
+            assert abs(text.score - wanted) < 1e-4
+    with pytest.raises(InputError, match="no encoder-decoder"):
+        search_ids(writer("llama").network, [[3]], beams, Options(), Ends())
+
+
+def test_groups_that_pay_for_what_others_took_find_other_texts() -> None:
+    model, prompts = writer("llama"), [numbers(6, 3), numbers(4, 5)]
+    options, ends = Options(max_new_tokens=6), Ends()
+    more = {"beams": 6, "n": 6, "length_penalty": 0.0}
+    for prompt, texts in zip(prompts, search_ids(model.network, prompts, Beams(**more, groups=3), options, ends)):
+        for text in texts:
+            shares = model.logits([[*prompt, *text.ids]])[0].log_softmax(-1)
+            known = sum(float(shares[len(prompt) + i - 1, id]) for i, id in enumerate(text.ids))
+            assert abs(text.logprob - known) < 1e-4 and abs(text.score - known) < 1e-4
+    plain = search_ids(model.network, prompts, Beams(beams=2, n=2), options, ends)
+    same = search_ids(model.network, prompts, Beams(beams=6, n=6, groups=3, diversity=0.0), options, ends)
+    assert [[t.ids for t in texts] for texts in same] == [[t.ids for t in texts] for texts in plain]
+    apart = search_ids(model.network, prompts, Beams(**more, groups=6, diversity=1e6), options, ends)
+    for texts in apart:  # six groups of one beam, none of which takes a token that another took in that step
+        assert len(texts) == 6 and all(len({text.ids[i] for text in texts}) == 6 for i in range(6))
+
+
+def test_groups_end_at_different_steps(pair: Any) -> None:
+    _, _, model = pair
+    prompts = [numbers(n, n) for n in (5, 2, 6)]
+    beams, options = Beams(beams=4, n=4, groups=2, diversity=3.0), Options(max_new_tokens=12)
+    together = search_ids(model.network, prompts, beams, options, model.ends)
+    alone = [search_ids(model.network, [prompt], beams, options, model.ends)[0] for prompt in prompts]
+    assert [[t.ids for t in texts] for texts in together] == [[t.ids for t in texts] for texts in alone]
+
+
 def test_wrong_settings_are_one_sentence() -> None:
     model = writer("llama")
     for wrong, named in [
@@ -126,6 +178,9 @@ def test_wrong_settings_are_one_sentence() -> None:
         ({"n": 5}, "n is 5"),
         ({"patience": "long"}, "patience is 'long'"),
         ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"coverage_penalty": -1}, "coverage_penalty is -1"),
+        ({"diversity": True}, "diversity is True"),
+        ({"groups": 3}, "4 beams cannot be shared out over 3 groups"),
     ]:
         with pytest.raises(InputError, match=named):
             Beams(**wrong)
@@ -146,6 +201,7 @@ def test_a_models_own_doors(tmp_path: Path) -> None:
 
     model = yanmo.load(tmp_path)
     best = model.search("The ink", beams=3, n=2, max_new_tokens=5)
+    assert abs(best[0].logprob / len(best[0].ids) - best[0].score) < 1e-6
     assert len(best) == 2 and best[0].score >= best[1].score and isinstance(best[0].text, str)
     assert model.search(["The ink"], beams=3, n=2, max_new_tokens=5) == [best]
     with pytest.raises(InputError, match="nearest: 'beams'"):

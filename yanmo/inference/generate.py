@@ -129,11 +129,18 @@ def generate_ids(
 
 
 class Start:
-    """The memory and cache after the prompts; `step` feeds one token per row, and returns the next logits (B, V)."""
+    """The memory and cache after the prompts; `step` feeds one token per row, and returns the next logits (B, V).
 
-    def __init__(self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends) -> None:
+    watch: of an encoder-decoder, keep what the last token of each row attends to its source: `attended` (B, S), the
+    mean of heads and layers, by the reference formula.
+    """
+
+    def __init__(
+        self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends, *, watch: bool = False
+    ) -> None:
         self.network = network
         self._recorded: Step | None = None
+        self.watch, self.attended = watch, None if not watch else torch.empty(0)
         self.device = next(network.parameters()).device  # type: ignore[attr-defined]
         self.memory = self.memory_mask = None
         ids, mask = pad(prompts, self.device)
@@ -149,7 +156,11 @@ class Start:
         self.logits = self._decode(ids, mask)
 
     def _decode(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        hidden = self.network.decode(ids, mask, memory=self.memory, memory_mask=self.memory_mask, cache=self.cache)
+        record: list[Tensor] = []
+        known: dict[str, Any] = {"cache": self.cache} | ({"attended": record} if self.watch else {})
+        hidden = self.network.decode(ids, mask, memory=self.memory, memory_mask=self.memory_mask, **known)
+        if record:  # of each layer (B, H, T, S)
+            self.attended = torch.stack([weights[:, :, -1].mean(1) for weights in record]).mean(0)
         if mask is None:
             last = hidden[:, -1]
         else:
@@ -160,7 +171,7 @@ class Start:
 
     def step(self, ids: list[int]) -> Tensor:
         """Feed one id per row: a packed decoder in one native call (step.py), any other layer by layer."""
-        if self._recorded is None and can_step(self.network):
+        if self._recorded is None and not self.watch and can_step(self.network):
             self._recorded = Step(self.network)  # type: ignore[arg-type]
         if self._recorded is not None and len(ids) <= self._recorded.most_rows:
             return self._recorded(torch.tensor(ids), self.cache)

@@ -210,6 +210,10 @@ class Attention(nn.Module):
             mixed = mix(query, key, value, self.scale, visible, self.dropout if self.training else 0.0)
         else:
             seen = visible.dense(query.shape[2], key.shape[2], query.device)
+            beams = query.shape[0] // key.shape[0]  # rows of one memory
+            if beams > 1:
+                key, value = (x.repeat_interleave(beams, dim=0) for x in (key, value))
+                seen = None if seen is None else seen.repeat_interleave(beams, dim=0)
             mixed, weights = reference_attention(query, key, value, self.scale, seen, visible.bias)
             record.append(weights)
         return project(mixed.transpose(1, 2).flatten(2), self.out)[0]  # (B, H, T, D) → (B, T, W)

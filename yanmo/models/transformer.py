@@ -83,6 +83,7 @@ class DecoderLayer(Layer):
         memory: Tensor | None,
         memory_visible: Visible,
         record: list[Tensor] | None = None,
+        attended: list[Tensor] | None = None,
     ) -> Tensor:
         """Transform (B, T, W)."""
         if rotation is not None and cache is None and record is None and fastlayer.usable(self, hidden):
@@ -95,8 +96,8 @@ class DecoderLayer(Layer):
             lambda x: self.attention(x, visible, rotation=rotation, cache=cache, record=record),
         )
         if self.cross is not None and self.cross_norm is not None:
-            cross = self.cross
-            hidden = self.add(hidden, self.cross_norm, lambda x: cross(x, memory_visible, memory=memory, cache=cache))
+            cross, more = self.cross, {"cache": cache, "record": attended}
+            hidden = self.add(hidden, self.cross_norm, lambda x: cross(x, memory_visible, memory=memory, **more))
         return self.add(hidden, self.ffn_norm, self.ffn)
 
 
@@ -218,8 +219,12 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
         record: list[Tensor] | None = None,
+        attended: list[Tensor] | None = None,
     ) -> Tensor:
-        """Return the hidden (B, T, W); with a cache, of the tokens that follow those it holds."""
+        """Return the hidden (B, T, W); with a cache, of the tokens that follow those it holds.
+
+        `record` collects the attention weights of each layer, (B, H, T, S), `attended` those to the memory.
+        """
         stack, config = self.decoder, self.config
         if stack is None:
             raise InputError("this model has no decoder; use encode")
@@ -239,7 +244,9 @@ class Transformer(nn.Module):
                 config, positions if cache is not None or mask is not None else positions[:1], hidden.dtype
             )
         for layer, window in zip(stack.layers, config.windows, strict=True):
-            hidden = stack.through(layer, hidden, seen[window], rotation, cache, memory, memory_visible, record)
+            hidden = stack.through(
+                layer, hidden, seen[window], rotation, cache, memory, memory_visible, record, attended
+            )
         if cache is not None:
             cache.advance()
         return hidden if stack.norm is None else stack.norm(hidden)
