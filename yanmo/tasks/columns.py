@@ -110,8 +110,9 @@ def chosen(
             f"{file.name}: which column is the {missing[0]} cannot be told; its columns are {listed}; name it, as in "
             f"--{missing[0].replace('_', '-')} {names[-1] if names else '1'}"
         )
-    for role, column in roles.items():
-        reading.understood.columns.setdefault(role, column)
+    for role in ROLES[reading.task]:
+        if role in roles:
+            reading.understood.columns.setdefault(role, roles[role])
     unused = [name for name in names if name not in _taken(roles)]
     if unused:
         reading.note(f"{file.name}: not used: {', '.join(map(short, unused[:12]))}")
@@ -136,6 +137,9 @@ def _by_content(names: list[str], rows: Sequence[Row], roles: dict[str, str]) ->
             best = min(few, key=lambda name: (few[name], length[name]))
             if few[best] <= max(2, FEW * len(sample)) or length[best] * 3 < max(length.values()):
                 roles["label"] = best
+        numbers = [name for name in columns if len(columns) > 1 and _is_value(columns[name])]
+        if "label" not in roles and numbers:
+            roles["label"] = numbers[-1]
     texts = [name for name in columns if name != roles.get("label") and not _is_number(columns[name])]
     if "text" not in roles and texts:
         longest = max(length[name] for name in texts)
@@ -165,6 +169,7 @@ def classified(file: File, names: list[str], rows: Sequence[Row], reading: Readi
         reading.understood.columns.pop("label", None)
         reading.understood.columns["labels"] = roles["labels"]
     translate = class_names(reading.columns["names"]) if "names" in reading.columns else None
+    reading.understood.classes = list((translate or {}).values())
     for line, row in rows:
         where = file.at(line)
         try:

@@ -78,6 +78,7 @@ class Understood:
     """What a reader took the files for.
 
     columns: role → the user's column (its name, or its number from 1). notes: decisions that a user may want to know.
+    classes: their names in order, where the user gives a file of them.
     """
 
     task: str
@@ -85,6 +86,7 @@ class Understood:
     files: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 @dataclass
