@@ -145,6 +145,6 @@ def _best(scores: Tensor, lengths: Tensor, chain: Chain) -> list[Path]:
     held = [part.cpu().numpy() for part in (path, before, behind, gained)]
     found = []
     for row, length in enumerate(lengths.tolist()):
-        tags, start, rest, gain = (part[row, :length] for part in held)
-        found.append(Path(tags, start, rest, gain, float(total[row])))
+        own, start, rest, gain = (part[row, :length] for part in held)
+        found.append(Path(own, start, rest, gain, float(total[row])))
     return found
