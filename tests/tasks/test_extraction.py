@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as trials
+from hypothesis import strategies as st
 
 import yanmo
 from yanmo.errors import ConfigError, InputError
@@ -76,7 +79,7 @@ def gold(one: Example) -> set[tuple[str, int, int]]:
     return {(span.type, span.start, span.end) for span in one.entities or ()}
 
 
-def given(row: dict) -> set[tuple[str, int, int]]:
+def told(row: dict) -> set[tuple[str, int, int]]:
     return {(found["type"], found["start"], found["end"]) for found in row["entities"]}
 
 
@@ -87,7 +90,7 @@ def test_a_run_learns_entities_and_gives_their_characters(tmp_path: Path, way: s
     rows = [{"id": one.id, "text": one.text} for one in asked]
     settings, found = run(tmp_path, made, rows)
     assert settings["task"] == "extract" and (settings["chain"] is not None) == ("crf" in way)
-    right = sum(gold(one) == given(row) for one, row in zip(asked, found))
+    right = sum(gold(one) == told(row) for one, row in zip(asked, found))
     assert right > 30, right
     for one, row in zip(asked, found):
         assert row["relations"] == []
@@ -96,7 +99,7 @@ def test_a_run_learns_entities_and_gives_their_characters(tmp_path: Path, way: s
             assert 0 < entity["score"] <= 1
     model = yanmo.load(tmp_path / "run")
     for row, alone in zip(found, (predict(model, settings, [row])[0] for row in rows)):
-        assert given(row) == given(alone)
+        assert told(row) == told(alone)
         scores = [[entity["score"] for entity in one["entities"]] for one in (row, alone)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
@@ -118,7 +121,7 @@ def test_a_run_learns_entities_and_relations_together_as_a_graph(tmp_path: Path)
     one = next(one for one in asked if one.relations)
     named = [{"type": span.type, "start": span.start, "end": span.end} for span in one.entities or ()]
     (row,) = predict(yanmo.load(tmp_path / "run"), settings, [{"text": one.text, "entities": named}])
-    assert given(row) == gold(one) and all(entity["score"] == 1 for entity in row["entities"])
+    assert told(row) == gold(one) and all(entity["score"] == 1 for entity in row["entities"])
 
 
 def test_relations_alone_are_learned_where_each_example_gives_a_pair(tmp_path: Path) -> None:
@@ -272,3 +275,32 @@ def test_without_a_learned_chain_the_loss_is_the_mean_over_cells(tmp_path: Path)
         cells = finding.cell_scores(model.network, job, texts, around)
     wanted = -torch.cat(cells).log_softmax(-1)[:, 0].sum()
     assert count == 4 and float(loss) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@trials(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(
+            ["王小明", "e\u0301", "👩\u200d👧", " ", "\n", "\u3000", "\u200b", "Bo ", "Rome", "\u0301", "\u0000", "🇩🇪"]
+        )
+        | st.text(max_size=5),
+        max_size=12,
+    ).map("".join)
+)
+def test_whatever_the_text_entities_are_characters_of_it_without_white_space_around(drawn, text: str) -> None:
+    model, known = drawn
+    try:
+        (row,) = predict(model, known, [{"text": text}])
+    except InputError as error:
+        assert "surrogate" in str(error)
+        return
+    ends = 0
+    for entity in row["entities"]:
+        assert ends <= entity["start"] < entity["end"] <= len(text)
+        assert entity["text"] == text[entity["start"] : entity["end"]] == entity["text"].strip()
+        ends = entity["end"]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory):
+    return untrained(tmp_path_factory.mktemp("drawn"))
