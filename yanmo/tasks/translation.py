@@ -154,11 +154,8 @@ def _options(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _beams(options: dict[str, Any]) -> Beams:
-    known = Beams.__dataclass_fields__
-    given = {name: options[name] for name in ("length_penalty", "patience", "coverage_penalty") if name in known}
-    if options["coverage_penalty"] and "coverage_penalty" not in known:
-        raise InputError("coverage_penalty is not known to this search; leave it out")
-    checked = Beams(beams=options["beams"], **given)
+    given = {name: options[name] for name in ("beams", "length_penalty", "coverage_penalty", "patience")}
+    checked = Beams(**given)
     return dataclasses.replace(checked, beams=max(checked.beams, options["nbest"]), n=options["nbest"])
 
 
@@ -218,7 +215,7 @@ def _search(model: Model, options: dict[str, Any], flat: Sequence[Sentence]) -> 
         ids, terms = [s.ids for s in batch], [s.terms for s in batch]
         found = search_ids(model.network, ids, beams, lengths, model.ends, terms)
         for sentence, texts in zip(batch, found):
-            _take(model, options, sentence, texts)
+            _take(model, sentence, texts)
 
 
 def batches(flat: Sequence[Sentence], ratio: float) -> Iterator[tuple[int, list[Sentence]]]:
@@ -241,15 +238,14 @@ def batches(flat: Sequence[Sentence], ratio: float) -> Iterator[tuple[int, list[
         yield most, batch
 
 
-def _take(model: Model, options: dict[str, Any], sentence: Sentence, texts: Sequence[Found]) -> None:
+def _take(model: Model, sentence: Sentence, texts: Sequence[Found]) -> None:
     """Decode what was found; texts that break the glossary come after those that keep it."""
     rated = []
     for rank, found in enumerate(texts):
         text = model.tokenizer.decode([i for i in found.ids if i not in model.ends.eos_ids]).strip()
         missed = [term for term in sentence.called.wanted if not holds(text, term)]
         missed += [f"!{term}" for term in sentence.called.forbidden if holds(text, term, whole=True)]
-        total = found.score * len(found.ids) ** options["length_penalty"] if found.ids else 0.0
-        rated.append((len(missed), rank, Said(text, total, len(found.ids), found.score), tuple(missed)))
+        rated.append((len(missed), rank, Said(text, found.logprob, len(found.ids), found.score), tuple(missed)))
     rated.sort(key=lambda one: one[:2])
     best = rated[0][2].score
     sentence.found = [dataclasses.replace(one[2], score=min(best, one[2].score)) for one in rated]
@@ -268,7 +264,7 @@ def _row(
         blocks = [[_together([next(said) for _ in group]) for group in groups] for _, groups in parts]
         text = rebuild([block for block, _ in parts], blocks)
         texts.append({"translation": text, "score": total / max(tokens, 1)})
-    out: dict[str, Any] = {"id": row.get("id"), **texts[0]}
+    out: dict[str, Any] = ({"id": row["id"]} if "id" in row else {}) | texts[0]
     if options["nbest"] > 1:
         out["translations"] = texts
     if options["glossary"] is not None:
