@@ -4,6 +4,7 @@ In: examples with questions and answers (examples.py). Out: what training needs 
 
     open_answers    recipe, examples → Opened: head, batches, loss, score on validation
     predict         model, settings, rows with question and context → answer, start, end, score
+    read            the same with what speaks for each answer, whether it is withheld or not
 
 A passage longer than the model is read through windows that share tokens (passages.py); a window without the answer is
 taught "no answer". Where the examples have questions without an answer, an answer is withheld when "no answer" is
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ LIVE = 512  # questions that are scored during training at most
 FITTED = 4096  # windows that the temperature is fitted on at most
 TEMPERATURES = np.exp(np.linspace(math.log(0.25), math.log(4.0), 57))
 LABELS = ("start", "end")
+LONGEST = 30  # tokens of an answer of a model that was not trained here
 
 
 def open_answers(recipe: Recipe, train: list[Example], valid: list[Example]) -> Opened:
@@ -187,22 +189,55 @@ def _loss(scores: Tensor, wanted: Tensor) -> float:
 # --- predictions
 
 
+class Read(NamedTuple):
+    """What a row answers, withheld or not: characters of its context, None where it has no token to begin with.
+
+    span: ln p of the place in its window; margin: its score less that of "no answer"; null: the least ln p of "no
+    answer" among its windows.
+    """
+
+    place: Chars | None
+    span: float
+    margin: float
+    null: float
+
+
 def predict(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each row (question, context): answer, start, end, score.
 
     start, end: characters of the context, which are the answer. score: the probability of the answer's place in its
     window. A withheld answer is "" with start and end None, and the score is that of "no answer".
     """
+    found = []
+    for row, one in zip(rows, read(model, settings, rows), strict=True):
+        if one.place is None or withheld(settings, one.margin):
+            found.append({"answer": "", "start": None, "end": None, "score": math.exp(one.null)})
+            continue
+        start, end = one.place
+        found.append({"answer": row["context"][start:end], "start": start, "end": end, "score": math.exp(one.span)})
+    return found
+
+
+def read(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Read]:
+    """The best place of every row (question, context) and what speaks for it; an InputError names a row by its id."""
     if not rows:
         return []
     triples = [_row(row, number) for number, row in enumerate(rows)]
     passages = encode_passages(model.tokenizer, triples, settings["length"], settings["stride"], model.config)
     windows = np.arange(len(passages))
-    said = listen(
-        model.network, passages, passages.labelled(), windows, settings["longest"], settings.get("temperature", 1.0)
-    )
+    longest, temperature = settings.get("longest", LONGEST), settings.get("temperature", 1.0)
+    said = listen(model.network, passages, passages.labelled(), windows, longest, temperature)
     choice = choose(passages, said, windows, np.arange(len(rows)))
-    return [_answer(passages, said, choice, number, settings) for number in range(len(rows))]
+    found = []
+    for window, span, margin, null in zip(*(field.tolist() for field in choice), strict=True):
+        ends = int(said.first[window]), int(said.last[window])
+        found.append(Read(None if ends[0] < 0 else cut(passages, window, *ends), span, margin, null))
+    return found
+
+
+def withheld(settings: dict[str, Any], margin: float) -> bool:
+    """Whether an answer of this margin is held back."""
+    return bool(settings.get("no_answer")) and -margin > settings.get("threshold", 0.0)
 
 
 def _row(row: dict[str, Any], number: int) -> Row:
@@ -211,13 +246,3 @@ def _row(row: dict[str, Any], number: int) -> Row:
         if not isinstance(row.get(key), str):
             raise InputError(f"the row {name} has no {key}, or one that is no text; give question and context")
     return name, row["question"], row["context"]
-
-
-def _answer(passages: Passages, said: Said, choice: Choice, row: int, settings: dict[str, Any]) -> dict[str, Any]:
-    window = int(choice.window[row])
-    withheld = settings["no_answer"] and -choice.margin[row] > settings["threshold"]
-    if withheld or said.first[window] < 0:
-        return {"answer": "", "start": None, "end": None, "score": math.exp(choice.null[row])}
-    start, end = cut(passages, window, int(said.first[window]), int(said.last[window]))
-    text = passages.texts[passages.of_row[row]][start:end]
-    return {"answer": text, "start": start, "end": end, "score": math.exp(choice.span[row])}
