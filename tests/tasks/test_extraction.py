@@ -20,8 +20,8 @@ from yanmo.tasks.crf import legal_chain
 from yanmo.tasks.examples import Example, Relation, Span
 from yanmo.tasks.extraction import open_tokens, predict
 from yanmo.tasks.stored import write_examples
-from yanmo.tasks.tagging import Tags
-from yanmo.tasks.tokenrows import Frame, framed, merged, read_texts, windowed
+from yanmo.tasks.tagging import Cell, Tags
+from yanmo.tasks.tokenrows import Frame, Text, framed, merged, read_texts, windowed
 from yanmo.training.build import build_network
 
 NAMES = {"PER": ("Ana Cruz", "Bo", "Élodie Roy", "王小明"), "LOC": ("Rome", "New Oslo", "上海")}
@@ -304,3 +304,31 @@ def test_whatever_the_text_entities_are_characters_of_it_without_white_space_aro
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory):
     return untrained(tmp_path_factory.mktemp("drawn"))
+
+
+def test_a_model_of_other_tags_finds_by_the_best_legal_sequence_of_them() -> None:
+    labels = ("I-PER", "O", "B-LOC", "I-LOC")
+    job = finding.job_of(labels, 32, 8)
+    assert job.types == ("LOC", "PER") and job.columns == (1, 2, 3, 3, 2, 0, 0, 0, 0)
+    assert finding.job_from(json.loads(json.dumps(job.as_dict()))) == job
+    with pytest.raises(InputError, match="LABEL_0"):
+        finding.job_of(("LABEL_0", "LABEL_1"), 32, 8)
+
+
+def test_posteriors_of_other_tags_are_those_of_their_own_legal_sequences() -> None:
+    """B and I of one type: of two cells legal are OO, OB, BO, BB, BI."""
+    job = finding.job_of(("O", "B-X", "I-X"), 32, 8)
+    text = Text("ab", [1, 2], [(0, 1), (1, 2)], [Cell(0, 0, 1), Cell(1, 1, 2)])
+    scores = torch.tensor([[0.1, 0.9, 0.4], [0.2, 0.3, 1.5]]).log_softmax(-1)
+    (row,) = finding.decoded(job, [text], [scores[:, list(job.columns)]], legal_chain(Tags(job.types).legal()))
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    worth = {pair: float(scores[0, pair[0]] + scores[1, pair[1]]) for pair in pairs}
+    share = np.exp(worth[1, 2]) / sum(map(np.exp, worth.values()))
+    assert [found.span for found in row] == [Span("X", 0, 2)] and row[0].score == pytest.approx(float(share), rel=1e-4)
+
+
+def test_a_folder_without_settings_is_read_by_its_labels(drawn) -> None:
+    model, known = drawn
+    rows = [{"text": one.text} for one in examples(6, 5)]
+    ours, theirs = predict(model, known, rows), predict(model, {"length": 24, "stride": 8}, rows)
+    assert [told(row) for row in ours] == [told(row) for row in theirs] and any(row["entities"] for row in ours)

@@ -276,7 +276,10 @@ def predict(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any
     Entities that a row gives are taken as they are, with the score 1; the others are found. Relations name them by
     their numbers. An InputError names the row by its id.
     """
-    job = finding.job_from(settings["job"])
+    if "job" in settings:
+        job = finding.job_from(settings["job"])
+    else:
+        job = finding.job_of(model.config.labels, settings["length"], settings["stride"])  # type: ignore[union-attr]
     tokenizer, network = model.tokenizer, model.network
     around = framed(tokenizer, job.length, job.stride)
     names = [str(row.get("id", number)) for number, row in enumerate(rows)]
@@ -293,7 +296,7 @@ def predict(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any
             )
         else:
             asked.append(number)
-    chain = _legal(job) if settings["chain"] is None else Chain(*map(torch.tensor, settings["chain"]))
+    chain = _legal(job) if not settings.get("chain") else Chain(*map(torch.tensor, settings["chain"]))
     found = finding.find_entities(network, job, [texts[n] for n in asked], around, chain) if asked else []
     for number, row_found in zip(asked, found, strict=True):
         entities[number] = row_found

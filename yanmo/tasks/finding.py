@@ -3,7 +3,7 @@
 In: texts as tokens (tokenrows.py), entities and relations of examples. Out: documents to learn from, a loss, and the
 entities and relations of texts.
 
-    Job               what is found: as a model's task.json keeps it
+    Job               what is found: as a model's task.json keeps it; job_of: of a model that was not trained here
     entity_documents  texts → their windows, each id with the target of its cell
     pair_documents    texts → one marked row for each pair that is asked
     task_loss         the loss of a batch of both
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from yanmo.errors import InputError
 from yanmo.tasks import nested, relating
 from yanmo.tasks.crf import Chain, best, chain_loss, padded
 from yanmo.tasks.examples import Example, Relation, Span
@@ -45,7 +46,8 @@ class Job:
     """What a model finds.
 
     types: of entities; none where entities are always given. words: whether cells are words. crf: whether steps between
-    tags are learned. widest: cells of a nested entity at most. length, stride: of windows, in tokens.
+    tags are learned. widest: cells of a nested entity at most. length, stride: of windows, in tokens. columns: where
+    the head has the columns of tags, of a model that was not trained here; none: in front, in their order.
     """
 
     types: tuple[str, ...]
@@ -56,6 +58,7 @@ class Job:
     length: int
     stride: int
     relating: Relating | None
+    columns: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -72,9 +75,28 @@ def job_from(values: dict[str, Any]) -> Job:
     """The same from JSON."""
     known = values["relating"]
     own = {name: values[name] for name in Job.__dataclass_fields__}
-    return Job(
-        **own | {"types": tuple(values["types"]), "relating": None if known is None else relating.from_dict(known)}
-    )
+    own |= {"types": tuple(values["types"]), "columns": tuple(values["columns"])}
+    return Job(**own | {"relating": None if known is None else relating.from_dict(known)})
+
+
+def job_of(labels: Sequence[str], length: int, stride: int) -> Job:
+    """The job of a head of labels that was not trained here: B-, I- and O, or the like, of words by their first token.
+
+    Each sequence of such tags is one of ours, so that B stands for begin and single, I for inside and end.
+    """
+    place = {label: number for number, label in enumerate(labels)}
+    types = tuple(sorted({label[2:] for label in labels if label[:2] in ("B-", "I-")}))
+    if "O" not in place or not types:
+        raise InputError(
+            f"the model's labels ({', '.join(labels[:6])}{' …' if len(labels) > 6 else ''}) are no tags of entities; "
+            "B-, I- and O are needed"
+        )
+    columns = [place["O"]]
+    for kind in types:
+        inside = place.get(f"I-{kind}", place.get(f"B-{kind}", 0))
+        begin = place.get(f"B-{kind}", inside)
+        columns += [begin, inside, place.get(f"E-{kind}", inside), place.get(f"S-{kind}", begin)]
+    return Job(types, False, False, True, 1, length, stride, None, tuple(columns))
 
 
 def entity_columns(types: tuple[str, ...], is_nested: bool) -> tuple[str, ...]:
@@ -193,8 +215,9 @@ def cell_scores(network: Any, job: Job, texts: Sequence[Text], around: Frame) ->
             owners.append(number)
     parts: list[list[Tensor]] = [[] for _ in texts]
     for number, scores in zip(owners, scored(network, rows), strict=True):
-        parts[number].append(scores[:, : job.width])
-    return [merged(text, around, part) for text, part in zip(texts, parts, strict=True)]
+        parts[number].append(scores if job.columns else scores[:, : job.width])
+    cells = [merged(text, around, part) for text, part in zip(texts, parts, strict=True)]
+    return [scores.log_softmax(-1)[:, list(job.columns)] for scores in cells] if job.columns else cells
 
 
 def decoded(job: Job, texts: Sequence[Text], cells: Sequence[Tensor], chain: Chain) -> list[list[Found]]:
@@ -203,7 +226,8 @@ def decoded(job: Job, texts: Sequence[Text], cells: Sequence[Tensor], chain: Cha
     if job.nested:
         rows = [nested.decode(scores, job.types, job.widest) for scores in cells]
     else:
-        worth, tags = list(cells) if job.crf else [scores.log_softmax(-1) for scores in cells], Tags(job.types)
+        known = job.crf or job.columns
+        worth, tags = list(cells) if known else [scores.log_softmax(-1) for scores in cells], Tags(job.types)
         for path in best(worth, chain):
             found = [] if path is None else tags.decode(path.tags.tolist())
             rows.append([(*one, path.posterior(one[1], one[2])) for one in found] if path is not None else [])
