@@ -322,3 +322,18 @@ def test_arbitrary_json_gives_examples_or_an_error(tmp_path, task, value, lines,
         reading.read(task, write(tmp_path, "a.json", content), skip_bad=skip)
     except Error as error:
         assert "\n" not in str(error)
+
+
+def test_files_of_lines_that_belong_together(tmp_path):
+    text = write(tmp_path, "train_text.txt", "one, two\n\tthree\nfour\n")
+    labels = write(tmp_path, "train_labels.txt", "0\n1\n0\n")
+    names = write(tmp_path, "mapping.txt", "0\tjoy\n1\tanger\n")
+    data = reading.read("classify", [labels, text], columns={"names": str(names)})
+    assert rows(data) == [("one, two", ("joy",)), ("\tthree", ("anger",)), ("four", ("joy",))]
+    assert data.examples[2].where == "train_text.txt:3"
+    files = [write(tmp_path, name, content) for name, content in (("s1.dev", "a\nb\n"), ("s2.dev", "c\nd\n"))]
+    pairs = reading.read("classify", [*files, write(tmp_path, "labels.dev", "x\ny\n")])
+    assert [(e.text, e.text_pair, e.labels) for e in pairs.examples] == [("a", "c", ("x",)), ("b", "d", ("y",))]
+    write(tmp_path, "train_labels.txt", "0\n1\n")
+    with pytest.raises(FileError, match="have 2 and other numbers of lines .train_text.txt has 3"):
+        reading.read("classify", [labels, text])

@@ -81,6 +81,15 @@ def test_folds_cover_everything_once():
         assert 3 <= sum(e.labels == ("rare",) for e in dev) <= 5
 
 
+def test_pairs_with_the_same_first_text_stay_together():
+    pairs = [example(n, f"premise {n // 3}", text_pair=f"hypothesis {n % 3}", labels=("x",)) for n in range(300)]
+    train, dev = split(pairs, 0.1)
+    assert len(dev) == 30 and not {e.text for e in train} & {e.text for e in dev}
+    one = [example(n, "the same", text_pair=f"hypothesis {n}", labels=("x",)) for n in range(30)]
+    train, dev = split(one, 0.1)
+    assert len(dev) == 3 and len(train) == 27
+
+
 def test_values_are_dealt_by_their_size():
     examples = [example(n, value=n / 7) for n in range(200)]
     _, dev = split(examples, 0.1)

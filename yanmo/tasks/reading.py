@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yanmo.errors import FileError, InputError, nearest
-from yanmo.tasks import brat, parallel, reading_chats, reading_extract, reading_json, reading_tables, squad
+from yanmo.tasks import aligned, brat, parallel, reading_chats, reading_extract, reading_json, reading_tables, squad
 from yanmo.tasks import columns as roles
 from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
 from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
@@ -65,6 +65,11 @@ def _all(files: list[File], reading: Reading) -> Rows:
         for text_file, annotation in pairs:
             reading.format("texts with .ann beside them")
             yield brat.document(text_file, annotation, reading)
+    if reading.task == "classify":
+        together, files = aligned.groups(files)
+        for held in together:
+            reading.format("lines of labels beside lines of texts")
+            yield from roles.classified(*aligned.rows(held, reading), reading)
     if reading.task == "translate":
         sides, files = parallel.sided(files, reading)
         for pair in sides:

@@ -12,6 +12,7 @@ Stratification of Multi-Label Data"). The same examples and seed give the same s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import unicodedata
@@ -38,7 +39,7 @@ def split(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> tup
     """(train, dev) with about `share` of the examples in dev, both in their order. Raises InputError."""
     if not 0 < share < 1:
         raise InputError(f"the share of validation is {share}; it lies between 0 and 1")
-    texts = [same_text(example) for example in examples]
+    texts = _texts(examples, min(share, 1 - share))
     held = _deal(examples, texts, [1 - share, share], seed)
     return _sides(examples, texts, held[1])
 
@@ -47,7 +48,7 @@ def folds(examples: Sequence[Example], k: int = 5, seed: int = 0) -> list[tuple[
     """k pairs of (train, dev) for cross-validation; InputError where there are fewer than k groups or texts."""
     if k < 2:
         raise InputError(f"cross-validation needs at least 2 folds, not {k}")
-    texts = [same_text(example) for example in examples]
+    texts = _texts(examples, 1 / k)
     held = _deal(examples, texts, [1 / k] * k, seed)
     return [_sides(examples, texts, places) for places in held]
 
@@ -64,6 +65,15 @@ def _sides(
             "validation file, or more examples"
         )
     return train, [examples[place] for place in places]
+
+
+def _texts(examples: Sequence[Example], share: float) -> list[str]:
+    """The text of each example; of pairs the first one alone (a premise), unless one of them stands in too many."""
+    if any(example.text_pair is not None for example in examples):
+        alone = [same_text(dataclasses.replace(example, text_pair=None)) for example in examples]
+        if Counter(alone).most_common(1)[0][1] <= TIED * share * len(examples):
+            return alone
+    return [same_text(example) for example in examples]
 
 
 def same_text(example: Example) -> str:
