@@ -51,7 +51,7 @@ def rows(held: Sequence[File], reading: Reading) -> tuple[File, list[str], list[
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{file.name} has {sizes[name]:,}" for name, file in zip(names, texts))
         raise FileError(
-            f"the files of labels and texts have {sizes['label']:,} and other numbers of lines ({said}); each line needs "
+            f"the files of labels and texts have {sizes['label']:,} and other numbers of lines ({said}); each needs "
             "its line in the others"
         )
     order = ["label", *names]
