@@ -75,6 +75,10 @@ def generate(
     frequency_penalty: Annotated[
         float | None, typer.Option(help="The same for each time it was written.", rich_help_panel=CHOICE)
     ] = None,
+    penalty_alpha: Annotated[
+        float | None,
+        typer.Option(help="Contrastive search, with --top-k: avoid likeness to the text; 0.6.", rich_help_panel=CHOICE),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.", rich_help_panel=CHOICE)] = None,
     n: Annotated[int, typer.Option("--n", help="Texts to write.", rich_help_panel=OUTPUT)] = 1,
     logprobs: Annotated[
@@ -108,7 +112,7 @@ def generate(
         "frequency_penalty": frequency_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
-    }
+    } | ({} if penalty_alpha is None else {"penalty_alpha": penalty_alpha})
     import yanmo
 
     writer = yanmo.load(model, dtype=dtype, device=device)

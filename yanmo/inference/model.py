@@ -18,6 +18,7 @@ from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, read_json_object, read_text, write_atomic, write_json
 from yanmo.gguf import is_gguf
 from yanmo.hub import resolve
+from yanmo.inference.contrastive import contrastive
 from yanmo.inference.defaults import generation_values, read_ends, read_tokenizer
 from yanmo.inference.drafting import with_draft
 from yanmo.inference.generate import Ends, Options, Token, generate_ids, options_of
@@ -214,9 +215,7 @@ class Model:
             raise InputError(f"{name} must be numbers in rows of equal length; pad them and pass a mask") from None
         tensor = tensor[None] if tensor.ndim == 1 else tensor
         if tensor.ndim != 2 or tensor.numel() == 0 or tensor.is_floating_point() or tensor.is_complex():
-            raise InputError(
-                f"{name} must be whole numbers (batch, position), found {list(tensor.shape)} {tensor.dtype}"
-            )
+            raise InputError(f"{name} must be whole numbers (batch, position), not {[*tensor.shape]} {tensor.dtype}")
         tensor = tensor.to(self.network.device, torch.long)
         low, high = int(tensor.min()), int(tensor.max())
         if low < 0 or high >= size:
@@ -229,9 +228,7 @@ class Model:
         tensor = torch.as_tensor(mask)
         tensor = (tensor[None] if tensor.ndim == 1 else tensor).to(ids)
         if tensor.shape != ids.shape or bool((tensor < 0).any()):
-            raise InputError(
-                f"mask is {list(tensor.shape)}, and must be {list(ids.shape)} like ids, of numbers from 0 on"
-            )
+            raise InputError(f"mask is {list(tensor.shape)}, and must be {list(ids.shape)} like ids, numbers from 0 on")
         if bool(((tensor > 0) & (tensor < tensor.cummax(1).values)).any()):
             raise InputError("mask numbers the documents of a row in falling order; number them from left to right")
         return tensor
@@ -242,27 +239,29 @@ class Model:
         Options: max_new_tokens (256) or max_length (prompt included), temperature (0: greedy; above: samples), top_k,
         top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, stop (strings that end the
         text and are left out), seed, n (texts per prompt), logprobs (k: return Generation objects with probabilities),
-        draft (a smaller Model of the same vocabulary, whose guesses are checked: the same text, sooner).
+        draft (a smaller Model of the same vocabulary, whose guesses are checked: the same text, sooner), penalty_alpha
+        (with top_k: contrastive search, see contrastive.py), and one of json_schema, regex, choices, grammar (what the
+        text must be: grammar.py).
         Returns a string for a string, a list for a list; lists of n where n is given.
         """
         several, prompts = not isinstance(prompt, str), [prompt] if isinstance(prompt, str) else list(prompt)
         rich = options.get("logprobs") is not None
-        groups: list[Any] = [
-            [g if rich else g.text for g in group] for group in self.generations(prompts, stop=stop, **options)
-        ]
-        if "n" not in options:
-            groups = [group[0] for group in groups]
+        found = self.generations(prompts, stop=stop, **options)
+        groups: list[Any] = [[g if rich else g.text for g in group] for group in found]
+        groups = groups if "n" in options else [group[0] for group in groups]
         return groups if several else groups[0]
 
     def generations(
         self, prompts: Sequence[str], *, stop: str | Sequence[str] = (), **options: Any
     ) -> list[list[Generation]]:
         """The same as `generate`, with everything that is known of each text: n of them for each prompt."""
+        if options.get("penalty_alpha") is not None:
+            return contrastive(self, prompts, stop, options)
         draft = options.pop("draft", None)
         chosen = options_of(options)
         if not prompts:
             return []
-        if draft is not None:
+        if draft is not None or chosen.grammar is not None:
             with with_draft(self, draft, prompts, stop, options) as handles:
                 return [handle.generations() for handle in handles]
         rows = self._rows(prompts, chosen, stop)
@@ -274,10 +273,12 @@ class Model:
     def stream(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
         """Continue one prompt piece by piece; no piece splits a character, and their sum is what `generate` returns."""
         draft = options.pop("draft", None)
+        if options.get("penalty_alpha") is not None:
+            return (yield contrastive(self, [prompt], stop, options)[0][0].text)
         chosen = options_of(options)
         if chosen.n != 1:
             raise InputError(f"n is {chosen.n}, and a stream has one text; use generate")
-        if draft is not None:
+        if draft is not None or chosen.grammar is not None:
             with with_draft(self, draft, [prompt], stop, options) as handles:
                 yield from handles[0]
             return
