@@ -241,7 +241,7 @@ def answers_drawn(seed, pieces):
     return rows
 
 
-# (exact, F1, best F1, its threshold) of 100, by evaluate-v2.0's functions; (exact, F1) of what has answers, by CMRC's script
+# exact, F1, best F1 and its threshold by evaluate-v2.0's functions; exact and F1 of what has answers by CMRC's script
 SQUAD = {0: (14.5, 21.2786, 24.8333, 0.0445), 1: (18.0, 23.6829, 32.6786, 0.0179), 2: (17.5, 24.175, 27.2083, 0.0306)}
 CMRC = {0: (13.5922, 33.2673), 1: (14.9425, 36.98), 2: (10.7143, 30.7642)}
 
