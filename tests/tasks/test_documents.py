@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import yanmo
+from yanmo.cli import main
 from yanmo.errors import FileError, InputError
 from yanmo.inference.model import Model
 from yanmo.recipe import ModelSection
@@ -259,3 +260,39 @@ def test_a_reader_and_a_writer_are_told_apart_and_others_are_one_sentence(
     assert writes.settings is None and set(writes.predict("Rome?")) == {"answer", "sources", "invented", "passages"}
     with pytest.raises(InputError, match="a reader writes nothing; leave out max_new_tokens"):
         open_answerer(tmp_path / "reader", [folder], max_new_tokens=4)
+
+
+def ran(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
+
+
+def test_the_verb_answers_from_documents_one_question_or_a_file_that_is_gone_on_with(
+    reader: tuple[Model, dict[str, Any]], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    reader[0].save(run, family="bert", files={"task.json": reader[1] | {"task": "answer"}})
+    words = ["answer", str(run), "--documents", str(folder), "--passages", "2"]
+    assert ran([*words, "谁住在杭州？"]) == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    text = FILES[found["source"].removeprefix("texts/")]
+    assert text[found["start"] : found["end"]] == found["answer"] != ""
+    assert "passages of 4 files" in shown.err and "line 4 is not a JSON object" in shown.err
+    rows = [{"id": f"q{n}", "question": question} for n, question in enumerate(("Rome?", "杭州？", "geese?"))]
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    asked.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert ran([*words, "--in", str(asked), "--out", str(out)]) == 0
+    lines = out.read_text("utf-8").splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == ["q0", "q1", "q2"]
+    out.write_text(lines[0] + lines[1][:9], "utf-8")
+    assert ran([*words, "--in", str(asked), "--out", str(out)]) == 0
+    assert out.read_text("utf-8").splitlines(keepends=True) == lines
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["answer", str(run), "Who?"], "give --context, or --documents"),
+        (["answer", str(run), "Who?", "--passages", "2"], "are about --documents"),
+        ([*words, "Who?", "--context", "She."], "answered from one of them"),
+    ):
+        assert ran(wrong) == 2 and sentence in capsys.readouterr().err
