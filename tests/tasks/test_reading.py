@@ -137,6 +137,8 @@ def test_names_of_classes_replace_their_numbers(tmp_path):
         ("a.tsv", "one\tx\n" + "z" * (2**22 + 1) + "\ty\n", "a.tsv:2: a cell of it has more than 4,194,304 characters"),
         ("a.csv", "text,label\none,x\n" + "z" * (2**22 + 1) + ",y\n", "a.csv:3: a cell of it has more than 4,194,304"),
         ("a.tsv", b"one\tx\n\0\0\0two\ty\n", "NUL"),
+        ("a.tsv", "one\tx\n" * 30 + "t\0o\ty\n", "a.tsv:31: the text holds a NUL byte"),
+        ("a.csv", "label,text\n" + "z" * 501 + ",one\n", "has 501 characters, and at most 500 are a label"),
         ("a.tsv", b"\xff\xfeone", "byte-order mark promises"),
         ("a.tsv", b"", "empty; name a file"),
         ("a.csv", "text,text\na,b\n", "names the column 'text' twice"),
@@ -337,3 +339,26 @@ def test_files_of_lines_that_belong_together(tmp_path):
     write(tmp_path, "train_labels.txt", "0\n1\n")
     with pytest.raises(FileError, match="have 2 and other numbers of lines .train_text.txt has 3"):
         reading.read("classify", [labels, text])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("a.tsv", "".join(f"gj04\t{n % 2}\t{'*' * (n % 3 == 0)}\tsome words here\n" for n in range(20)), {"text": "4"}),
+        ("a.csv", ",text,label\n" + "".join(f"{n},some words {n},{n % 2}\n" for n in range(20)), {"label": "label"}),
+        (
+            "a.csv",
+            "".join(f'{n % 2},"1467{n:02d}","Mon Apr 06 22:19:{n:02d} PDT 2009","some words {n}"\n' for n in range(20)),
+            {"label": "1", "text": "4"},
+        ),
+        ("a.csv", "text;klasse\n" + "".join(f"some, words;{'abc'[n % 3]}\n" for n in range(20)), {"label": "klasse"}),
+        (
+            "a.txt",
+            "Quality\t#1 String\t#2 String\n" + "".join(f"{n % 2}\tsome words\tother words\n" for n in range(20)),
+            {"label": "Quality", "text": "#1 String", "text_pair": "#2 String"},
+        ),
+    ],
+)
+def test_columns_of_well_known_kinds_are_told(tmp_path, name, content, columns):
+    understood = reading.read("classify", write(tmp_path, name, content)).understood
+    assert columns.items() <= understood.columns.items()

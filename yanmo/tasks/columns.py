@@ -37,6 +37,8 @@ ROLES = {
     "generate": ("text", "target", "id", "group"),
 }
 FEW = 0.5  # a column with more different values than this share of its rows holds no labels
+DATES = 0.3  # share of digits from which a column is one of dates
+MAX_LABEL = 500  # characters
 VALUES = 20  # different numbers with fractions, from which a column of labels is one of values
 SEVERAL = re.compile(r"[|;,]")
 Row = tuple[int, dict[str, Any]]
@@ -131,8 +133,9 @@ def _by_content(names: list[str], rows: Sequence[Row], roles: dict[str, str]) ->
     length = {name: sum(map(len, cells)) / len(cells) for name, cells in columns.items()}
     if not roles.keys() & {"label", "labels", "value"}:
         few = {name: len(set(cells)) for name, cells in columns.items() if len(columns) > 1 or "text" in roles}
-        # A column of one value says nothing, unless every row is of one class
+        # A column of one value says nothing, unless every row is of one class; one with empty cells is no label
         few = {name: n for name, n in few.items() if n > 1} or few
+        few = {name: n for name, n in few.items() if all(cell.strip() for cell in columns[name])} or few
         if few:
             best = min(few, key=lambda name: (few[name], length[name]))
             if few[best] <= max(2, FEW * len(sample)) or length[best] * 3 < max(length.values()):
@@ -141,6 +144,7 @@ def _by_content(names: list[str], rows: Sequence[Row], roles: dict[str, str]) ->
         if "label" not in roles and numbers:
             roles["label"] = numbers[-1]
     texts = [name for name in columns if name != roles.get("label") and not _is_number(columns[name])]
+    texts = [name for name in texts if _digits(columns[name]) < DATES] or texts
     if "text" not in roles and texts:
         longest = max(length[name] for name in texts)
         texts = [name for name in texts if " " in "".join(columns[name][:50]) or length[name] * 4 > longest]
@@ -149,6 +153,11 @@ def _by_content(names: list[str], rows: Sequence[Row], roles: dict[str, str]) ->
         elif texts:
             # Templates are long too, and return
             roles["text"] = max(texts, key=lambda name: length[name] * len(set(columns[name])))
+
+
+def _digits(cells: Sequence[str]) -> float:
+    """The share of digits: dates and numbers of articles are no texts."""
+    return sum(letter.isdecimal() for cell in cells for letter in cell) / max(sum(map(len, cells)), 1)
 
 
 def _is_number(cells: Sequence[str]) -> bool:
@@ -234,6 +243,8 @@ def _label(held: Any) -> str:
         raise Refused("it has no label")
     if not isinstance(held, str):
         raise Refused(f"the label is {kind(held)}, where a text or a number is needed")
+    if len(held) > MAX_LABEL:
+        raise Refused(f"the label {short(held)} has {len(held):,} characters, and at most {MAX_LABEL} are a label")
     return fit(held, "label").strip()
 
 

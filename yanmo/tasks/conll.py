@@ -23,7 +23,7 @@ from typing import Any
 from yanmo.errors import FileError, InputError
 from yanmo.tasks import schemes
 from yanmo.tasks.examples import Bad, Example, Span
-from yanmo.tasks.reading_files import MAX_CELL, SURROGATE, File, Reading, Rows, short
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, short
 from yanmo.tasks.rebuilt import characters, rebuild
 
 SAMPLE = 2000  # lines from which is guessed
@@ -127,7 +127,7 @@ def _lists(held: Any, tags: Any, where: str) -> Bad | None:
         return Bad(where, "its tags are numbers without names; write the names of tags, or use the data set's Parquet")
     if not all(isinstance(token, str) and token for token in held) or not all(isinstance(t, str) and t for t in tags):
         return Bad(where, "a token or tag of it is no text or empty")
-    return Bad(where, "a token of it holds half of a surrogate pair") if SURROGATE.search("".join(held)) else None
+    return None
 
 
 def _examples(file: File, sentences: Sequence[Sentence], reading: Reading) -> Rows:
@@ -141,11 +141,10 @@ def _examples(file: File, sentences: Sequence[Sentence], reading: Reading) -> Ro
             continue
         where = file.at(sentence.line)
         written, places = rebuild(sentence.tokens, single)
-        if len(written) > MAX_CELL:
-            yield Bad(where, f"the sentence has {len(written):,} characters, and at most {MAX_CELL:,} are read")
-            continue
-        if not written.strip():
-            yield Bad(where, "the sentence has only white space")
+        try:
+            fit(written, "sentence")
+        except Refused as refused:
+            yield Bad(where, str(refused))
             continue
         found, broken = schemes.spans(sentence.tags, scheme)
         for _ in range(broken):

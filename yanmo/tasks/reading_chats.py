@@ -102,6 +102,8 @@ def _fits(messages: Sequence[Mapping[str, Any]]) -> None:
         content = _content(message)
         if len(content) > MAX_CELL:
             raise Refused(f"message {place} has {len(content):,} characters, and at most {MAX_CELL:,} are read")
+        if "\0" in content:
+            raise Refused(f"message {place} holds a NUL byte, which is no character of a text")
         if not content.isascii() and SURROGATE.search(content):
             raise Refused(f"message {place} holds half of a surrogate pair, which is no character")
         if message["role"] == "user" and not content.strip():

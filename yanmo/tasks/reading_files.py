@@ -216,6 +216,8 @@ def fit(value: Any, what: str, *, empty: bool = False) -> str:
         raise Refused(f"the {what} is {kind(value)}, where a text is needed")
     if len(value) > MAX_CELL:
         raise Refused(f"the {what} has {len(value):,} characters, and at most {MAX_CELL:,} are read")
+    if "\0" in value:
+        raise Refused(f"the {what} holds a NUL byte, which is no character of a text")
     if not value.isascii() and SURROGATE.search(value):
         raise Refused(f"the {what} holds half of a surrogate pair, which is no character")
     if not empty and not value.strip():
