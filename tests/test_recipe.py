@@ -48,7 +48,7 @@ def test_an_override_takes_the_place_of_the_files_value(override: str, section: 
 def test_an_override_of_the_length_replaces_the_other_kind_of_length() -> None:
     timed = read_recipe(SMALL, overrides=["train.minutes=3"])
     assert (timed.train.steps, timed.train.minutes) == (None, 3.0)
-    with pytest.raises(ConfigError, match="give either steps or minutes"):
+    with pytest.raises(ConfigError, match="give either steps, epochs or minutes"):
         read_recipe(SMALL, overrides=["train.minutes=3", "train.steps=3"])
 
 
@@ -57,7 +57,7 @@ def test_an_override_of_the_length_replaces_the_other_kind_of_length() -> None:
     [
         ("[train]\nsteps = 3\n", "no text is named; write .data. paths"),
         ('[data]\npaths = []\n[train]\nsteps = 3\n', "no text is named"),
-        ('[data]\npaths = ["a"]\n', r"the section \[train\] is missing; it needs steps or minutes"),
+        ('[data]\npaths = ["a"]\n', r"the section \[train\] is missing; it needs steps, epochs or minutes"),
         (SMALL + "stepz = 1\n", r"r.toml: unknown key train.stepz \(nearest: 'steps'\)"),
         (SMALL + "[modle]\nwidth = 4\n", r"unknown section modle \(nearest: 'model'\)"),
         (SMALL.replace("3", '"3"'), "train.steps is '3', a whole number is needed"),
@@ -67,7 +67,7 @@ def test_an_override_of_the_length_replaces_the_other_kind_of_length() -> None:
         (SMALL + "learning_rate = 0\n", "train.learning_rate is 0, above 0"),
         (SMALL + "learning_rate = inf\n", "train.learning_rate is inf, a finite number is needed"),
         (SMALL + 'schedule = "step"\n', "train.schedule is 'step', one of 'wsd', 'cosine' or 'linear' is needed"),
-        (SMALL + "minutes = 2\n", r"\[train\]: give either steps or minutes"),
+        (SMALL + "minutes = 2\n", r"\[train\]: give either steps, epochs or minutes"),
         (SMALL + "[model]\nwidth = -1\nlayers = 0\n", r"model.width is -1, at least 1 is needed \(and 1 more\)"),
         ("train = 3\n", "no text is named"),
         ("a b", "r.toml: not TOML .*line 1"),

@@ -32,6 +32,7 @@ PUBLIC = {
     "Model": "yanmo.inference.model",
     "NGram": "yanmo.corpus.ngram",
     "NetworkError": "yanmo.errors",
+    "Predictor": "yanmo.tasks.predictor",
     "Recipe": "yanmo.recipe",
     "Recurrent": "yanmo.models.recurrent",
     "RecurrentConfig": "yanmo.models.config",
@@ -43,6 +44,7 @@ PUBLIC = {
     "finetune": "yanmo.finetune",
     "load": "yanmo.inference.model",
     "load_corpus": "yanmo.corpus.build",
+    "load_predictor": "yanmo.tasks.predictor",
     "load_recipe": "yanmo.recipe",
     "load_tokenizer": "yanmo.tokens.tokenizer",
     "plan": "yanmo.plan",
@@ -66,6 +68,7 @@ __all__ = [
     "Model",
     "NGram",
     "NetworkError",
+    "Predictor",
     "Recipe",
     "Recurrent",
     "RecurrentConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "finetune",
     "load",
     "load_corpus",
+    "load_predictor",
     "load_recipe",
     "load_tokenizer",
     "plan",
@@ -104,6 +108,7 @@ if TYPE_CHECKING:
     from yanmo.plan import plan
     from yanmo.pretrain import pretrain
     from yanmo.recipe import Recipe, load_recipe
+    from yanmo.tasks.predictor import Predictor, load_predictor
     from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
     from yanmo.tokens.train import train_tokenizer
 

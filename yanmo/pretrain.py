@@ -15,6 +15,7 @@ the run folder, and what is finished is not made again when the same recipe is r
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -96,6 +97,16 @@ def _silence(stage: str, values: dict[str, Any]) -> None:
     """Who listens to nothing: no report was asked for, or another rank tells it."""
 
 
+def _in_steps(recipe: Recipe, facts: dict[str, Any]) -> Recipe:
+    """The recipe with its epochs as steps: of a task's windows, else of tokens."""
+    train = recipe.train
+    if train.epochs is None:
+        return recipe
+    batches = facts["windows"] / train.rows if "windows" in facts else facts["train_tokens"] / train.rows / train.length
+    steps = max(1, math.ceil(train.epochs * batches / train.accumulation))
+    return recipe.model_copy(update={"train": train.model_copy(update={"steps": steps, "epochs": None})})
+
+
 @dataclass(frozen=True)
 class Ready:
     """What training needs: the base is the folder that a fine-tuning starts from."""
@@ -114,6 +125,7 @@ def _go(recipe: Recipe, run: Run, say: Report, ranks: Ranks) -> Path:
         say("model", read_json_object(folder / "plan.json").get("result", {}))
         return folder / "model"
     ready = _prepare(recipe, run, say, ranks)
+    recipe = _in_steps(recipe, ready.work.facts)
     planned, plan = make_plan(recipe, run, ready, ranks)
     warning = ranks.together(lambda: _check_memory(recipe, planned))
     if warning:
@@ -245,6 +257,8 @@ def _network(
             )
     network = network if device is None else network.to(device)
     build.adapt(network, recipe.adapter, train.seed)
+    if opened is not None and opened.prepare is not None:
+        opened.prepare(network)
     return network
 
 

@@ -7,9 +7,9 @@ In: a TOML file, and overrides "section.key=value". Out: a checked, frozen Recip
     dump_recipe      Recipe → TOML: what a run folder keeps
     identity         the same without [scale]
 
-Every key has a default but [data] paths, and [train] needs one of steps and minutes. Paths are taken from the folder in
-which the command runs, as everywhere on a command line. [scale] says how a run is spread over processes, which may
-change while it goes on: `identity` is the recipe without it, and what makes a run the same run.
+Every key has a default but [data] paths, and [train] needs one of steps, epochs and minutes. Paths are taken from the
+folder in which the command runs, as everywhere on a command line. [scale] says how a run is spread over processes,
+which may change while it goes on: `identity` is the recipe without it, and what makes a run the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from yanmo.files import read_text
 MAX_RECIPE = 1 << 20
 Whole = Annotated[int, Field(ge=1, le=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
-EXCLUSIVE = {("train", "steps"): "minutes", ("train", "minutes"): "steps", ("tokenizer", "path"): "vocab_size"}
+EXCLUSIVE = {("tokenizer", "path"): ("vocab_size",)} | {
+    ("train", name): tuple({"steps", "epochs", "minutes"} - {name}) for name in ("steps", "epochs", "minutes")
+}
 
 
 class Section(BaseModel):
@@ -130,6 +132,7 @@ class TrainSection(Section):
     length: Whole = 256
     accumulation: Whole = 1
     steps: Whole | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None  # times over the training data
     minutes: Annotated[float, Field(gt=0)] | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -155,8 +158,8 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("give either steps or minutes")
+        if sum(value is not None for value in (self.steps, self.epochs, self.minutes)) != 1:
+            raise ValueError("give either steps, epochs or minutes")
         return self
 
 
@@ -194,8 +197,8 @@ SECTIONS: dict[str, type[Section]] = {
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and change it by overrides such as "train.steps=10" or "data.paths=[a.txt, b.txt]".
 
-    A value is TOML, or a plain word, which is a string. An override of steps takes the place of the file's minutes, and
-    the other way round. Raises FileError for a file that cannot be read, else ConfigError of one sentence.
+    A value is TOML, or a plain word, which is a string. An override of steps takes the place of the file's minutes or
+    epochs, and the other way round. Raises FileError for a file that cannot be read, else ConfigError of one sentence.
     """
     return read_recipe(read_text(path, MAX_RECIPE), str(path), overrides)
 
@@ -211,9 +214,9 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         table = values.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {section} is {table!r:.40}, a section [{section}] is needed")
-        other = EXCLUSIVE.get((section, key))
-        if other and not any((section, other) == (s, k) for s, k, _ in given):
-            table.pop(other, None)
+        for other in EXCLUSIVE.get((section, key), ()):
+            if not any((section, other) == (s, k) for s, k, _ in given):
+                table.pop(other, None)
         table[key] = value
     for section, key in (
         ("data", "paths"),
@@ -286,7 +289,7 @@ def _sentence(error: ValidationError) -> str:
     if place[0] == "data" and kind in ("missing", "too_short"):
         return f'no text is named; write [data] paths = ["my-text.txt"], or give data.paths=my-text.txt{more}'
     if kind == "missing":
-        return f"the section [{name}] is missing; it needs steps or minutes{more}"
+        return f"the section [{name}] is missing; it needs steps, epochs or minutes{more}"
     if kind == "value_error":
         return f"[{name}]: {first['ctx']['error']}{more}"
     needed = KINDS[kind].format(**first.get("ctx", {})) if kind in KINDS else first["msg"]

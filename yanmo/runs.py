@@ -3,6 +3,7 @@
 In: a folder. Out: a `Run`, held by one process at a time, or a FileError where the folder holds something else.
 
     recipe.toml          the resolved recipe
+    data/                of a task: the examples as they were read and split; it may be there before the run
     environment.json     versions, machine, seed; it also marks the folder as a run
     plan.json            what was decided before the first step
     metrics.jsonl        one JSON object per line: training steps and evaluations, each with its "step"
@@ -51,7 +52,7 @@ def open_run(
     folder = Path(folder)
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-        foreign = [name for name in names if not name.startswith(PREFIX) and name != "lock"]
+        foreign = [name for name in names if not name.startswith(PREFIX) and name not in ("lock", "data")]
         if foreign and not is_run(folder):
             raise FileError(f"{folder}: holds {foreign[0]}, not a run; choose an empty folder")
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from yanmo.cli.doctor import doctor
 from yanmo.cli.finetune import finetune
 from yanmo.cli.generate import generate
 from yanmo.cli.plan import plan
+from yanmo.cli.predict import answer, classify, extract, translate
 from yanmo.cli.pretrain import pretrain
 from yanmo.cli.quantize import quantize
 from yanmo.cli.tokenizer import app as tokenizer
@@ -48,6 +49,10 @@ app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
 app.command(rich_help_panel=MAKE)(pretrain)
 app.command(rich_help_panel=MAKE)(finetune)
 app.command(rich_help_panel=USE)(generate)
+app.command(rich_help_panel=USE)(classify)
+app.command(rich_help_panel=USE)(extract)
+app.command(rich_help_panel=USE)(answer)
+app.command(rich_help_panel=USE)(translate)
 app.command(rich_help_panel=USE)(quantize)
 app.command(rich_help_panel=KNOW)(plan)
 app.command(rich_help_panel=KNOW)(doctor)

@@ -38,12 +38,14 @@ class Opened:
     work(tokenizer, network, ranks) is what is learned; settings(network, tokenizer) is what the finished model's
     task.json holds: what was fitted on validation, and how texts are cut into windows. The facts of the work are
     train_records, valid_records and windows, of which train.rows make a batch. files: what was read, for the card.
+    prepare(network) puts what is learned beside the network's own weights on it, before anything is trained.
     """
 
     top: Top
     work: Callable[[Tokenizer, Network, Ranks], Work]
     settings: Callable[[Network, Tokenizer], dict[str, Any]]
     files: tuple[dict[str, Any], ...] = ()
+    prepare: Callable[[Network], None] | None = None
 
 
 def open_task(recipe: Recipe) -> Opened:

@@ -2,7 +2,7 @@
 
 In: examples, a path. Out: the file, byte for byte the same for the same examples; and the examples again.
 
-    write_examples, read_examples
+    write_examples, read_examples, lines_of
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ FIELDS = {field.name for field in dataclasses.fields(Example)}
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     """Write the fields that are not empty; complete, or not at all."""
-    write_atomic(path, "".join(json.dumps(_plain(example), ensure_ascii=False) + "\n" for example in examples))
+    write_atomic(path, lines_of(examples))
+
+
+def lines_of(examples: Iterable[Example]) -> str:
+    """The text of such a file."""
+    return "".join(json.dumps(_plain(example), ensure_ascii=False) + "\n" for example in examples)
 
 
 def read_examples(path: str | Path) -> list[Example]:

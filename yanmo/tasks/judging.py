@@ -1,0 +1,57 @@
+"""How good a trained task is: its predictions, the figures with their interval, two baselines, the page.
+
+In: a finished run and its examples. Out: RUN/predictions.jsonl, RUN/result.json, RUN/task.html, and the result.
+
+    judge      the whole of it; made once, and read again where it is there
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yanmo.files import read_json_object, write_atomic, write_json
+from yanmo.tasks import baselines, metrics
+from yanmo.tasks.predictor import Predictor
+from yanmo.tasks.preparing import Prepared
+
+RESULT, PREDICTIONS, PAGE = "result.json", "predictions.jsonl", "task.html"
+Say = Callable[[str, dict[str, Any]], None]
+
+
+def judge(prepared: Prepared, predictor: Predictor, run: Path, say: Say) -> dict[str, Any]:
+    """Judge by the test examples, or where there are none by those of validation, which chose the model: `judged_by`.
+
+    main: name, value and 95 % interval of the figure by which models are compared; baselines: the same of each.
+    """
+    if (run / RESULT).is_file():
+        return read_json_object(run / RESULT)
+    task, gold = prepared.task, prepared.test or prepared.valid
+    part = "test" if prepared.test else "validation"
+    say("note", {"text": f"predicting {len(gold):,} examples of {part}"})
+    begin = time.perf_counter()
+    predictions = predictor.predict(predictor.rows_of(gold))
+    seconds = time.perf_counter() - begin
+    say("note", {"text": "running the baselines"})
+    others = baselines.run(task, prepared.train, gold)
+    result = {
+        "task": task,
+        "judged_by": part,
+        "examples": len(gold),
+        "predicting_seconds": seconds,
+        "figures": metrics.score(task, gold, predictions),
+        "main": _main(task, gold, predictions),
+        "baselines": {name: _main(task, gold, rows) for name, rows in others.items()},
+    }
+    write_atomic(run / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+    write_json(run / RESULT, result)
+    return result
+
+
+def _main(task: str, gold: Any, predictions: Any) -> dict[str, Any]:
+    name, value = metrics.main(task, metrics.score(task, gold, predictions))
+    low, high = metrics.main_interval(task, gold, predictions)
+    return {"name": name, "value": value, "low": low, "high": high}
