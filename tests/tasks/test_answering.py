@@ -23,7 +23,7 @@ from yanmo.tasks.passages import encode_passages, pair_frame
 from yanmo.tasks.spans import _best, cut, targets
 from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.tokens.train import train_tokenizer
-from yanmo.training.build import build_network
+from yanmo.training.build import Top, build_network
 from yanmo.training.distributed import ALONE
 from yanmo.training.loop import Settings, train
 
@@ -256,6 +256,34 @@ def test_without_unanswerable_examples_an_answer_is_always_given(tokenizers: dic
     found = opened.settings(network, tokenizers["wordpiece"])
     assert found["no_answer"] is False and "threshold" not in found and found["longest"] >= 2
     assert all(answer["answer"] for answer in predict(Model(network, tokenizers["wordpiece"]), found, asked(rows)))
+
+
+@pytest.fixture(scope="module")
+def untaught(tokenizers: dict[str, Tokenizer]) -> list[Model]:
+    section, top = ModelSection(family="bert", width=32, layers=1, heads=2), Top("span", ("start", "end"))
+    made = {name: build_network(section, one, length=40, top=top).eval() for name, one in tokenizers.items()}
+    return [Model(network, tokenizers[name]) for name, network in made.items()]
+
+
+ANY = st.text(alphabet=st.characters(), max_size=60) | st.text(
+    alphabet="Ada 李e\u0301🌊👩‍👧\ud83c\ud800\n\x00\u200d", max_size=60
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(context=ANY, question=st.text(max_size=8) | ANY, longest=st.integers(1, 9))
+def test_any_texts_give_a_piece_of_the_context_or_one_sentence(
+    untaught: list[Model], context: str, question: str, longest: int
+) -> None:
+    for model in untaught:
+        said = {"length": 40, "stride": 8, "longest": longest, "no_answer": False}
+        try:
+            found = predict(model, said, [{"id": "r1", "question": question, "context": context}])[0]
+        except InputError as error:
+            assert str(error).startswith("r1: ") and "\n" not in str(error)
+            continue
+        if found["answer"]:
+            assert context[found["start"] : found["end"]] == found["answer"] == found["answer"].strip()
 
 
 @pytest.mark.parametrize(

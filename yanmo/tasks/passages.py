@@ -12,6 +12,7 @@ A passage that many questions share is encoded once; the ids of a window are put
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from yanmo.tokens.tokenizer import Tokenizer
 
 AT_ONCE = 512  # texts that are encoded together
 LEAST = 16  # tokens of a passage that a window must have room for
+_SURROGATE = re.compile("[\ud800-\udfff]")
 PROBES = ("a", "b", "1", "。", "的", ".")
 
 Row = tuple[str, str, str]
@@ -138,6 +140,8 @@ def encode_passages(tokenizer: Tokenizer, rows: Sequence[Row], length: int, stri
         for what, text in (("question", question), ("passage", passage)):
             if not text.strip():
                 raise InputError(f"{name}: the {what} is empty; fill it in, or leave the row out")
+            if not text.isascii() and _SURROGATE.search(text):
+                raise InputError(f"{name}: the {what} has half a character (a lone surrogate); mend or remove it")
         numbers.setdefault(passage, len(numbers))
     texts = list(numbers)
     questions = [ids for part in _parts([row[1] for row in rows]) for ids in tokenizer.encode_batch(part, False)]
