@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps
+from benchmarks import b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, tokenisation
 from benchmarks.frame import MIN_REPEATS, dump, load_all, save
 from benchmarks.table import PAGE, page
 from yanmo.errors import Error, InputError, nearest
 from yanmo.files import write_atomic
 
-ROWS = {row.ROW.name: row for row in (b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps)}
+MODULES = (b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, tokenisation)
+ROWS = {row.ROW.name: row for row in MODULES}
 
 
 def main(args: list[str] | None = None) -> int:

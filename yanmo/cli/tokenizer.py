@@ -5,6 +5,7 @@ In: the options. Out: ids, text or a table for people, JSON with --json.
     train     text → a folder with tokenizer.json
     encode    text → ids
     decode    ids → text
+    shards    a corpus → its ids on disk, in parallel and resumable
     show      size, special tokens, fingerprint
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,29 @@ def decode(
 
 
 @app.command()
+def shards(
+    where: Where,
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder, which `yanmo corpus` makes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write: train and valid.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a corpus as token shards; run again after a break, it goes on."""
+    from yanmo.corpus.build import load_corpus
+    from yanmo.tokens.making import ends
+    from yanmo.tokens.tokenise import tokenise
+
+    tokenizer, opened = _open(where), load_corpus(corpus)
+    result: dict[str, Any] = {"out": str(out), "hash": tokenizer.hash}
+    for split in ("train", "valid"):
+        made = tokenise(
+            opened, split, tokenizer, out / split, ends=ends(tokenizer), workers=workers, progress=_progress(split)
+        )
+        result |= {f"{split}_{name}": made.meta[f"n_{name}"] for name in ("documents", "tokens", "bytes")}
+    _print(result, as_json)
+
+
+@app.command()
 def show(where: Where, as_json: Json = False) -> None:
     """Show the size, the special tokens and the fingerprint."""
     tokenizer = _open(where)
@@ -140,6 +164,19 @@ class _Count:
                 self.sample.append(text[: self._room])
                 self._room -= len(text)
             yield text
+
+
+def _progress(name: str) -> Callable[[int, int], None] | None:
+    """A line on a terminal that grows to 100 %."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        share = 100 * done // max(total, 1)
+        end = "\n" if done >= total else ""
+        print(f"\r{name} {share:3d} % of {total / 1e6:,.1f} MB", end=end, file=sys.stderr)
+
+    return show
 
 
 def _open(where: str) -> Tokenizer:

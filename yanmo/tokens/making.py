@@ -29,6 +29,7 @@ from yanmo.files import write_json
 from yanmo.hub import resolve
 from yanmo.recipe import DataSection, TokenizerSection
 from yanmo.tokens.shards import TokenShards, is_shards, open_shards, start_and_end, write_shards
+from yanmo.tokens.tokenise import tokenise
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.tokens.train import train_tokenizer
 
@@ -90,12 +91,14 @@ def make_tokenizer(
 
 
 def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, say: Say) -> None:
-    """Write the ids of both splits; a finished one is kept."""
+    """Write the ids of both splits, on all cores; a finished one is kept, a part of one is continued."""
+
+    def progress(done: int, total: int) -> None:
+        say("tokens", {"share": done / max(total, 1), "text": f"{done / 1e6:.1f} MB"})
+
     for name in ("train", "valid"):
         if not (folder / name).is_dir():
-            texts = (document.text for document in corpus.documents(name))
-            total = corpus.card["splits"][name]["bytes"]
-            _encode(_watched(texts, total, "tokens", say), tokenizer, folder / name)
+            tokenise(corpus, name, tokenizer, folder / name, ends=ends(tokenizer), progress=progress)
 
 
 def _encode(texts: Iterable[str], tokenizer: Tokenizer, folder: Path) -> TokenShards:

@@ -102,6 +102,34 @@ def start_and_end(bos_id: int | None, eos_id: int | None) -> tuple[int, int]:
     return (bos_id if bos_id is not None else end), end
 
 
+def id_type(vocab_size: int) -> np.dtype:
+    """How ids of a vocabulary are stored."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def shards_meta(
+    tokenizer_hash: str,
+    vocab_size: int,
+    ends: tuple[int, int],
+    counts: tuple[int, int, int],
+    digests: dict[str, str],
+) -> dict[str, Any]:
+    """meta.json; ends: the ids that open and close a document; counts: documents, ids, bytes of text."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "tokenizer": tokenizer_hash,
+        "vocab_size": vocab_size,
+        "start_id": ends[0],
+        "end_id": ends[1],
+        "dtype": id_type(vocab_size).name,
+        "n_documents": counts[0],
+        "n_tokens": counts[1],
+        "n_bytes": counts[2],
+        "sha256": digests,
+    }
+
+
 def write_shards(
     documents: Iterable[Sequence[int]],
     folder: str | Path,
@@ -118,26 +146,14 @@ def write_shards(
     streaming reader knows the count. An id outside the vocabulary is an error, and nothing is left behind.
     """
     folder = Path(folder)
-    dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+    dtype = id_type(vocab_size)
     for name, value in (("start_id", start_id), ("end_id", end_id)):
         if not 0 <= value < vocab_size:
             raise InputError(f"{name} is {value}, outside the vocabulary of {vocab_size} ids")
     with atomic_folder(folder) as partial:
         n_documents, n_tokens, digests = _write_arrays(documents, partial, dtype, vocab_size, end_id)
-        meta = {
-            "format": FORMAT,
-            "version": VERSION,
-            "tokenizer": tokenizer_hash,
-            "vocab_size": vocab_size,
-            "start_id": start_id,
-            "end_id": end_id,
-            "dtype": dtype.name,
-            "n_documents": n_documents,
-            "n_tokens": n_tokens,
-            "n_bytes": n_bytes() if callable(n_bytes) else n_bytes,
-            "sha256": digests,
-        }
-        write_json(partial / "meta.json", meta)
+        counts = n_documents, n_tokens, n_bytes() if callable(n_bytes) else n_bytes
+        write_json(partial / "meta.json", shards_meta(tokenizer_hash, vocab_size, (start_id, end_id), counts, digests))
     return open_shards(folder, tokenizer_hash, verify=False)
 
 
