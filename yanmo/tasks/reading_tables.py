@@ -14,10 +14,9 @@ tools that write TSV do not agree on them.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from yanmo.errors import FileError, InputError
@@ -185,7 +184,7 @@ def _cells(text: str, delimiter: str, sample: bool) -> tuple[list[tuple[int, lis
     """Rows by the rules of CSV, each with its first line; and faults with theirs."""
     before = csv.field_size_limit(MAX_CELL)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=not sample)
+        reader = csv.reader(_lines(text), delimiter=delimiter, strict=not sample)
         rows: list[tuple[int, list[str]]] = []
         faults: list[tuple[int, str]] = []
         while True:
@@ -201,6 +200,15 @@ def _cells(text: str, delimiter: str, sample: bool) -> tuple[list[tuple[int, lis
                 rows.append((line, cells))
     finally:
         csv.field_size_limit(before)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines with their ends, one at a time: a copy of a large text is not made."""
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        yield text[at:end]
+        at = end
 
 
 def is_header(rows: Sequence[Sequence[str]], columns: dict[str, str]) -> bool:
