@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,7 +209,7 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise ConfigError(f"{source}: not TOML ({error}); see recipes/ for examples") from None
-    given = [_override(override) for override in overrides]
+    given = [override(each, SECTIONS) for each in overrides]
     for section, key, value in given:
         table = values.setdefault(section, {})
         if not isinstance(table, dict):
@@ -231,19 +231,19 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_sentence(error)}") from None
+        raise ConfigError(f"{source}: {mistake(error, SECTIONS)}") from None
 
 
-def _override(text: str) -> tuple[str, str, Any]:
-    """Split "section.key=value"."""
+def override(text: str, sections: Mapping[str, type[Section]]) -> tuple[str, str, Any]:
+    """Split "section.key=value"; ConfigError names the nearest where one of them is unknown."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
         raise ConfigError(f"the override {text!r} is not of the form section.key=value, e.g. train.steps=100")
-    if section not in SECTIONS:
-        raise ConfigError(f"the override {text!r} names no section{nearest(section, SECTIONS)}: {', '.join(SECTIONS)}")
-    if key not in SECTIONS[section].model_fields:
-        known = SECTIONS[section].model_fields
+    if section not in sections:
+        raise ConfigError(f"the override {text!r} names no section{nearest(section, sections)}: {', '.join(sections)}")
+    if key not in sections[section].model_fields:
+        known = sections[section].model_fields
         raise ConfigError(
             f"the override {text!r} names an unknown key{nearest(key, known)}; [{section}] has {', '.join(known)}"
         )
@@ -277,13 +277,13 @@ KINDS = {  # what pydantic calls a mistake → what is needed, in our words
 }
 
 
-def _sentence(error: ValidationError) -> str:
+def mistake(error: ValidationError, sections: Mapping[str, type[Section]]) -> str:
     """The first mistake as one sentence, and the number of others; misspelt names come before what they leave out."""
     first, *others = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place, kind = [str(part) for part in first["loc"]], first["type"]
     name, more = ".".join(place), f" (and {len(others)} more)" if others else ""
     if kind == "extra_forbidden":
-        known = list(SECTIONS) if len(place) == 1 else list(SECTIONS[place[0]].model_fields)
+        known = list(sections) if len(place) == 1 else list(sections[place[0]].model_fields)
         what = "section" if len(place) == 1 else "key"
         return f"unknown {what} {name}{nearest(place[-1], known)}; known are {', '.join(known)}{more}"
     if place[0] == "data" and kind in ("missing", "too_short"):

@@ -10,11 +10,11 @@ import pytest
 from tests.corpus.test_warc import packed
 from tests.corpus.test_wikipedia import PAGES
 from yanmo.cli import main
-from yanmo.corpus import blocklist
 from yanmo.corpus.build import build_corpus
 from yanmo.corpus.documents import new_document
 from yanmo.corpus.ledger import ReadReport
-from yanmo.corpus.steps import REASONS, Steps
+from yanmo.corpus.settings import load_settings
+from yanmo.corpus.steps import REASONS
 from yanmo.corpus.text import read_documents
 from yanmo.errors import FileError
 
@@ -82,8 +82,8 @@ def test_each_step_does_its_work(tmp_path):
         PROSE.replace("pier", "shore") + "\nAll rights reserved\n" + "It was calm.",
     ]
     texts += ["Das Schiff verließ den Hafen früh am Morgen, und die Leute am Ufer winkten ihm noch lange nach. " * 5]
-    steps = Steps(("en", "zh"), boilerplate=True, quality=False, mask=True, blocked=blocklist.load([words]))
-    corpus = build_corpus([new_document(text, "s") for text in texts], tmp_path / "c", steps=steps)
+    settings = ["languages.keep=[en, zh]", "clean.boilerplate=true", "clean.mask=true", f"blocklist.words={words}"]
+    corpus = build_corpus([new_document(text, "s") for text in texts], tmp_path / "c", load_settings(None, settings))
     card = corpus.card
     assert card["removed"] == {"blocked_word": 1, "language": 1, "repetitive": 1}
     assert card["changes"] == {"boilerplate_lines": 1, "masked_email": 1}
@@ -91,7 +91,7 @@ def test_each_step_does_its_work(tmp_path):
     kept = "".join(document.text for split in ("train", "valid") for document in corpus.documents(split))
     assert "<EMAIL>" in kept and "anna" not in kept and "rights reserved" not in kept
     assert card["language"] == {"en": 2, "zh": 1} and set(card["removed"]) <= set(REASONS)
-    assert card["settings"]["steps"]["blocked"] == {"words": 1, "domains": 0, "urls": 0}
+    assert card["settings"]["blocklist"]["words"] == ["words.txt"] and "words.txt" in card["named_files"]
 
 
 def test_a_folder_that_is_no_corpus_is_never_replaced(tmp_path):
@@ -110,7 +110,7 @@ def test_quality_is_judged_in_batches_as_one_by_one(tmp_path, monkeypatch):
     cards = []
     for size in (1, 7, 64):
         monkeypatch.setattr("yanmo.corpus.steps.BATCH", size)
-        cards.append(build_corpus(documents, tmp_path / f"c{size}", steps=Steps(quality=True)).card)
+        cards.append(build_corpus(documents, tmp_path / f"c{size}", load_settings(None, ["quality.on=true"])).card)
     assert cards[0] == cards[1] == cards[2] and 0 < cards[0]["kept"] <= 20
 
 
@@ -129,7 +129,7 @@ def test_the_command_prints_the_books(tmp_path, capsys):
     [
         (["nothing-here"], "cannot be read"),
         (["--block-words", "no-such-file", "."], "no-such-file"),
-        (["--valid-share", "2", "."], "valid_share=2"),
+        (["--valid-share", "2", "."], "valid_share is 2"),
         (["--languages", "english", "."], "'english' is no code"),
     ],
 )

@@ -169,7 +169,7 @@ def test_finished_pieces_are_not_made_again(text: Path, tmp_path: Path, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(recipe(text), tmp_path / "run", report=stop)
-    for name in ("build_corpus", "train_tokenizer", "write_shards"):
+    for name in ("make_folder", "train_tokenizer", "write_shards"):
         monkeypatch.delattr(making, name)
     monkeypatch.delattr(door, "probe_precision")
     model = pretrain(recipe(text), tmp_path / "run")

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 from yanmo import __version__
-from yanmo.cli.corpus import corpus
+from yanmo.cli.corpus import app as corpus
 from yanmo.cli.doctor import doctor
 from yanmo.cli.finetune import finetune
 from yanmo.cli.generate import generate
@@ -44,7 +44,7 @@ app = typer.Typer(
 MAKE, USE, KNOW = "From text to a model", "Using a model", "Knowing the machine"
 
 app.command(rich_help_panel=MAKE)(tour)
-app.command(rich_help_panel=MAKE)(corpus)
+app.add_typer(corpus, name="corpus", rich_help_panel=MAKE)
 app.add_typer(tokenizer, name="tokenizer", rich_help_panel=MAKE)
 app.command(rich_help_panel=MAKE)(pretrain)
 app.command(rich_help_panel=MAKE)(finetune)

@@ -13,7 +13,7 @@ import ast
 import inspect
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -22,6 +22,7 @@ import typer
 
 from yanmo import recipe
 from yanmo.cli import app
+from yanmo.corpus import settings
 from yanmo.files import write_atomic
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -125,12 +126,25 @@ shows them in use.
 """
 
 
+CORPUS = """
+# Recipes of corpora
+
+`yanmo corpus SOURCE… -o DIR --recipe corpus.toml` takes a file of these sections, and `--set section.key=value` changes
+one. Every key has a default. [corpus.md](corpus.md) shows them in use.
+"""
+
+
 def recipes() -> str:
-    """The whole reference of recipes."""
-    tree = {node.name: node for node in ast.parse(inspect.getsource(recipe)).body if isinstance(node, ast.ClassDef)}
-    lines = inspect.getsource(recipe).splitlines()
-    parts = [RECIPES]
-    for name, section in recipe.SECTIONS.items():
+    """The whole reference of recipes, for models and for corpora."""
+    return RECIPES + _sections(recipe, recipe.SECTIONS) + CORPUS + _sections(settings, settings.SECTIONS)
+
+
+def _sections(module: Any, sections: Mapping[str, Any]) -> str:
+    """The sections that a module defines, with what its comments say about each key."""
+    tree = {node.name: node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)}
+    lines = inspect.getsource(module).splitlines()
+    parts = []
+    for name, section in sections.items():
         node = tree[section.__name__]
         table = "| key | takes | default | |\n|---|---|---|---|\n"
         parts.append(f"\n## [{name}]\n\n{_paragraphs(ast.get_docstring(node))}\n\n{table}")

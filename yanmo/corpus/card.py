@@ -3,7 +3,6 @@
 In: the books, the reading report, tallies, the shards. Out: a dictionary, and a dataset card with a YAML header.
 
     card_of                   books and report → card.json without its shards
-    shards_of                 written shards → their part of card.json
     readme_of                 card.json → README.md
 
 Nothing in a card depends on the time or the machine, so that equal corpora have equal cards.
@@ -18,17 +17,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from yanmo import __version__
-from yanmo.corpus.documents import ShardWriter
+from yanmo.corpus.folder import FORMAT
 from yanmo.corpus.ledger import Input, Ledger, ReadReport
 from yanmo.corpus.readers import MEANINGS
 from yanmo.corpus.steps import REASONS
-from yanmo.files import sha256_file
 
-FORMAT = "yanmo-corpus-1"
 UNSTATED = "unknown"
 MAX_LISTED = 1000  # sources and inputs above are summed up
 SHOWN = 20  # rows of a table in the README
@@ -70,7 +66,7 @@ def card_of(
         "inputs": _inputs(report.inputs),
         "examples": [example for reason in sorted(ledger.examples) for example in ledger.examples[reason]],
         "problems": report.problems,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -87,28 +83,15 @@ def _inputs(inputs: list[Input]) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"yanmo": __version__, "python": platform.python_version(), "unicode": unicodedata.unidata_version}
+def versions() -> dict[str, str]:
+    """The versions of everything that has a say in what a text becomes."""
+    found = {"yanmo": __version__, "python": platform.python_version(), "unicode": unicodedata.unidata_version}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def shards_of(folder: Path, writers: Mapping[str, ShardWriter]) -> dict[str, Any]:
-    """The sizes of the splits, and each shard with its fingerprint."""
-    splits = {
-        name: {"documents": writer.documents, "bytes": writer.bytes, "characters": writer.characters}
-        for name, writer in writers.items()
-    }
-    shards = [
-        {"name": path.name, "split": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for name, writer in writers.items()
-        for path in writer.paths
-    ]
-    return {"splits": splits, "shards": shards}
+            found[package] = "not installed"
+    return found
 
 
 def readme_of(card: dict[str, Any]) -> str:

@@ -60,6 +60,10 @@ class Writer:
         values = found.astype(np.uint16)
         self._parts.append((keys, np.asarray(sizes, np.int64), bands_of(found, self.shape), values))
 
+    def add_rows(self, file: SignatureFile, rows: np.ndarray) -> None:
+        """Append rows of a signature file of the same shape."""
+        self._parts.append((file.ids[rows], file.sizes[rows], file.bands[:, rows].T, file.values[rows]))
+
     def close(self) -> None:
         """Write the file."""
         shape, number = self.shape, sum(len(part[0]) for part in self._parts)
@@ -154,8 +158,11 @@ def group(
     threshold: float = THRESHOLD,
     part: int = PART,
     check: bool = True,
+    without: np.ndarray | None = None,
 ) -> Groups:
     """Find the clusters over all files; memory: 60 bytes a text, and 16 bytes for each of `part` texts.
+
+    without: (texts,) bool, the rows that take no part, such as equal texts of which one stays; each is left alone.
 
     Raises FileError for a file that is damaged and InputError where files have different shapes.
     """
@@ -178,7 +185,7 @@ def group(
     parts = max(1, -(-len(ids) // part))
     for band in range(opened[0].shape.bands):
         for number in range(parts):
-            one, other = _candidates([file.bands[band] for file in opened], number, parts)
+            one, other = _candidates([file.bands[band] for file in opened], number, parts, without)
             apart = (label[one] != label[other]) & ((one >= n_old) | (other >= n_old))
             one, other = one[apart], other[apart]
             near = _near(opened, borders, one, other, threshold)
@@ -187,12 +194,16 @@ def group(
     return Groups(ids, *_choose(label, ids, sizes, n_old), candidates, pairs)
 
 
-def _candidates(bands: list[np.ndarray], number: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(
+    bands: list[np.ndarray], number: int, parts: int, without: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of rows whose band is equal: each with the one before it and with the first of them."""
     keys = np.concatenate(bands)
+    some = parts > 1 or without is not None
     rows = np.empty(0, np.int64)
-    if parts > 1:
-        rows = np.flatnonzero(keys % np.uint64(parts) == number)
+    if some:
+        here = keys % np.uint64(parts) == number
+        rows = np.flatnonzero(here if without is None else here & ~without)
         keys = keys[rows]
     # Sorting numbers is three times as fast as sorting their places: the place takes the lowest bits of each number.
     bits = np.uint64(max(len(keys) - 1, 1).bit_length())
@@ -205,7 +216,7 @@ def _candidates(bands: list[np.ndarray], number: int, parts: int) -> tuple[np.nd
     one, before = places[later], places[later - 1]
     far = first != before
     one, other = np.concatenate([one, one[far]]), np.concatenate([before, first[far]])
-    return (rows[one], rows[other]) if parts > 1 else (one, other)
+    return (rows[one], rows[other]) if some else (one, other)
 
 
 def _near(

@@ -3,7 +3,7 @@
 In: one call for each event. Out: counts that balance, in = kept + removed + failed, as a whole and for each source.
 
     ReadReport                what reading saw: inputs, encodings, failures, files that were passed over
-    Ledger                    what became of every document
+    Ledger, Counts            what became of every document
 
 One unit is a document. A file that cannot be read, or a line of a JSONL file, is a unit of its own, since nobody can
 know how many documents it would have held. Files that are not text at all (hidden, another suffix) are no units: they
@@ -13,7 +13,12 @@ are counted as skipped.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # units.py stands on sources.py, and that on this file
+    from yanmo.corpus.units import Loss
 
 MAX_PROBLEMS = 100  # sentences kept; all of them are counted
 EXAMPLES = 3  # dropped documents shown for each reason
@@ -42,6 +47,7 @@ class ReadReport:
     removed: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     problems: list[dict[str, str]] = field(default_factory=list)
+    sink: Callable[[str, Loss], None] | None = None  # is told of every loss that reading enters, with its source
 
     def fail(self, source: str, reason: str, sentence: str) -> None:
         """Count one unit of `source` as failed; the sentence says where, what and the remedy."""
@@ -49,10 +55,25 @@ class ReadReport:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append({"reason": reason, "source": source, "what": sentence})
 
+    def enter(self, source: str, loss: Loss) -> None:
+        """Count what reading a source could not, or was not to, turn into a document."""
+        if loss.failed:
+            self.fail(source, loss.reason, sentence(source, loss))
+        else:
+            self.remove(source, loss.reason, loss.text)
+        if self.sink is not None:
+            self.sink(source, loss)
+
     def remove(self, source: str, reason: str, text: str) -> None:
         """Count one unit of `source` that reading left out on purpose, such as a redirect."""
         self.removed.setdefault(source, Counter())[reason] += 1
         _show(self.examples, source, reason, text)
+
+
+def sentence(source: str, loss: Loss) -> str:
+    """What was lost, for people: the source, the place in it, what happened."""
+    where = "" if loss.where in loss.what else loss.where
+    return ": ".join(filter(None, (source, where, loss.what)))
 
 
 @dataclass
@@ -77,50 +98,27 @@ class Counts:
         }
 
 
+@dataclass
 class Ledger:
-    """What became of every document: `total`, and `sources` by name."""
+    """What became of every document, by source, and examples of what was removed by reason."""
 
-    def __init__(self) -> None:
-        self.total = Counts()
-        self.sources: dict[str, Counts] = {}
-        self.examples: dict[str, list[dict[str, str]]] = {}
+    sources: dict[str, Counts] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
-    def offer(self, source: str) -> None:
-        for counts in self._columns(source):
-            counts.offered += 1
+    @property
+    def total(self) -> Counts:
+        return total(self.sources.values())
 
-    def keep(self, source: str) -> None:
-        for counts in self._columns(source):
-            counts.kept += 1
 
-    def remove(self, source: str, reason: str, text: str) -> None:
-        for counts in self._columns(source):
-            counts.removed[reason] += 1
-        _show(self.examples, source, reason, text)
-
-    def enter_losses(self, report: ReadReport) -> None:
-        """Enter what reading could not, or was not to, turn into documents."""
-        for column in ("failed", "removed"):
-            for source, reasons in getattr(report, column).items():
-                for counts in self._columns(source):
-                    counts.offered += reasons.total()
-                    getattr(counts, column).update(reasons)
-        for reason, examples in report.examples.items():
-            for example in examples:
-                _show(self.examples, example["source"], reason, example["text"])
-
-    def check(self) -> None:
-        """The books balance, in every column and over the columns."""
-        assert self.total.balanced, self.total
-        assert all(counts.balanced for counts in self.sources.values()), "a source does not balance"
-        assert self.total.offered == sum(counts.offered for counts in self.sources.values())
-        assert self.total.kept == sum(counts.kept for counts in self.sources.values())
-
-    def _columns(self, source: str) -> tuple[Counts, Counts]:
-        counts = self.sources.get(source)
-        if counts is None:
-            counts = self.sources[source] = Counts()
-        return self.total, counts
+def total(columns: Iterable[Counts]) -> Counts:
+    """The sum of columns."""
+    whole = Counts()
+    for counts in columns:
+        whole.offered += counts.offered
+        whole.kept += counts.kept
+        whole.removed.update(counts.removed)
+        whole.failed.update(counts.failed)
+    return whole
 
 
 def _show(examples: dict[str, list[dict[str, str]]], source: str, reason: str, text: str) -> None:

@@ -1,137 +1,187 @@
 """Texts on the disk → documents.
 
-In: paths of .txt, .md, .jsonl, .html and .htm files, of the same with .gz, of Parquet files and corpus folders, of
+In: paths of .txt, .md, .jsonl, .csv, .html and .htm files, of the same packed, of Parquet files and corpus folders, of
 MediaWiki dumps and web archives, or of folders of all these. Out: documents one by one, in a fixed order; what could
 not be read, and what reading left out on purpose, is counted in a ReadReport.
 
     read_documents            paths → documents
+    READERS                   kind → how it is cut into units and read; those of texts are here
     _read_text                one file is one document; above LARGE bytes it is cut at paragraph borders
-    _read_jsonl               one line is one document: `text` or `content`, and url, language, license, date if stated
+    _read_jsonl, _read_csv    one line is one document: `text` or `content`, and url, language, license, date if stated
     _read_html                one page is one document: its main text
-    _read_units               a dump or an archive, unit by unit; each page is a document or a counted loss
     pieces, border            where a long text is cut
 
 Encodings are found by encodings.py and never guessed. What fails is counted with its reason and gives no part of a
-document: a text or a page is read as a whole or not at all; of a file of many, what came before the damage counts.
-Memory is bounded by the longest JSONL line or page, not by the file.
+document: a text or a page is read as a whole or not at all; of a file of many, what came before the damage stays, and
+the rest is one loss. Memory is bounded by the longest JSONL line or page, not by the file.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yanmo.corpus import readers
 from yanmo.corpus.documents import TEXT_COLUMNS, Document, new_document, read_shard
 from yanmo.corpus.encodings import Undecodable, find_encoding
 from yanmo.corpus.html import MAX_PAGE_BYTES, Unusable, page_text
 from yanmo.corpus.ledger import Input, ReadReport
-from yanmo.corpus.readers import READERS, kind_by_content
-from yanmo.corpus.sources import DAMAGED, Source, find_sources, open_blocks, open_source
-from yanmo.corpus.units import Loss
+from yanmo.corpus.readers import kind_by_content
+from yanmo.corpus.sources import DAMAGED, Expansion, Source, find_sources, open_blocks, open_source, position
+from yanmo.corpus.units import Loss, Reader, Settings, Unit
 from yanmo.errors import FileError, need
 from yanmo.files import reason, sha256_file
 
 LARGE = 2**20  # bytes; a file above is cut, so that even one book can be split into training and validation
-HEAD = 2**14  # bytes that tell what a file is
 PIECE = 2**15  # characters of a piece at most: some 20 pages
-MAX_LINE = 2**26  # characters of a JSONL line
-STATED = ("url", "language", "license", "date")
+MAX_LINE = 2**26  # characters of a JSONL line, or of a field of a CSV row
+STATED = ("url", "language", "license", "date", "title")
 
 _BLANK_LINE = re.compile(r"\n[ \t\u3000]*\n")
 _SENTENCE_END = re.compile(r"""(?<![.!?])[.!?]+["'”’)]*\s|[。！？…]["'”’」』）)]*(?![。！？…])""")
 
 
+@dataclass
+class Seen:
+    """What reading one source has met: how its texts were encoded, and how far on the disk it is."""
+
+    encodings: Counter[str] = field(default_factory=Counter)
+    position: int = 0
+
+
 def read_documents(paths: Sequence[str | Path], report: ReadReport | None = None) -> Iterator[Document]:
     """The documents behind the paths, in the order of the paths, names sorted within a folder.
 
-    Raises FileError at once for a path that does not exist or holds nothing readable, and for a JSONL file whose first
-    object has no text. `report` is filled while documents are drawn: inputs, encodings, failures, progress.
+    Raises FileError at once for a path that does not exist or holds nothing readable, and for a JSONL or CSV file whose
+    first line has no text. `report` is filled while documents are drawn: inputs, encodings, failures, progress.
     """
     report = ReadReport() if report is None else report
-    sources = [_by_content(source) for source in find_sources(paths, report)]
-    if any(source.kind in ("html", "archive") for source in sources):
-        need("resiliparse.extract.html2text", "corpus", "reading HTML")
-    for source in sources:
-        if source.kind == "jsonl":
-            _check_fields(source)
+    sources = find_sources(paths, report, kind_by_content)
+    check_sources(sources)
     return _read(sources, report)
 
 
-def _by_content(source: Source) -> Source:
-    """A text that is a dump or an archive inside is read as what it is."""
-    if source.kind != "text":
-        return source
-    try:
-        with open(source.path, "rb") as file:
-            kind = kind_by_content(file.read(HEAD))
-    except OSError:
-        return source  # counted when the file is read
-    return source if kind is None else replace(source, kind=kind, packed=False)
+def check_sources(sources: Sequence[Source]) -> None:
+    """Raise MissingExtra or FileError where reading could not begin."""
+    if any(source.kind in ("html", "archive") for source in sources):
+        need("resiliparse.extract.html2text", "corpus", "reading HTML")
+    for source in sources:
+        if source.kind in ("jsonl", "csv"):
+            _check_fields(source)
 
 
 def _read(sources: list[Source], report: ReadReport) -> Iterator[Document]:
-    readers = {"text": _read_text, "jsonl": _read_jsonl, "html": _read_html, "parquet": _read_parquet}
-    readers |= dict.fromkeys(READERS, _read_units)
     done = report.bytes_read
     for source in sources:
+        seen = Seen()
         try:
             report.inputs.append(Input(source.name, source.size, sha256_file(source.path)))
-            yield from readers[source.kind](source, report)
-        except Undecodable as error:
-            sentence = f"{source.name}: byte {error.offset:,} {error.what}; convert the file to UTF-8"
-            report.fail(source.name, error.reason, sentence)
-        except Unusable as error:
-            report.fail(source.name, error.reason, f"{source.name}: {error.what}; take it out or save it anew")
-        except DAMAGED as error:
-            sentence = f"{source.name}: damaged inside its gzip packing ({reason(error)}); fetch it again"
-            report.fail(source.name, "damaged", sentence)
-        except FileError as error:  # of a Parquet file
-            report.fail(source.name, "damaged", str(error).replace(str(source.path), source.name))
-        except UnicodeError:  # it decoded a moment ago
-            report.fail(source.name, "changed", f"{source.name}: changed while it was read; run again")
         except OSError as error:
-            report.fail(source.name, "unreadable", f"{source.name}: cannot be read ({reason(error)}); check it")
+            report.enter(source.name, Loss("unreadable", f"cannot be read ({reason(error)}); check it"))
+            continue
+        for found in _found(source, seen):
+            report.bytes_read = done + seen.position
+            if isinstance(found, Document):
+                yield found
+            else:
+                report.enter(source.name, found)
+        report.encodings.update(seen.encodings)
         done += source.size
         report.bytes_read = done
 
 
-def _read_text(source: Source, report: ReadReport) -> Iterator[Document]:
+def _found(source: Source, seen: Seen) -> Iterator[Document | Loss]:
+    """The documents of a source of any kind; what stops its reading is its last loss."""
+    try:
+        if source.kind in TEXTS:
+            yield from TEXTS[source.kind](source, seen)
+            return
+        reader = READERS[source.kind]
+        for unit in reader.split(source):
+            yield from reader.read(unit, {})
+            seen.position = source.size if unit.end is None else unit.end
+    except Undecodable as error:
+        where = f"byte {error.offset:,}"
+        yield Loss(error.reason, f"{where} {error.what}; convert the file to UTF-8", where)
+    except Unusable as error:
+        yield Loss(error.reason, f"{error.what}; take it out or save it anew")
+    except Expansion as error:
+        yield Loss("too_large", f"{error}, more than a text does; unpack it if you trust it")
+    except DAMAGED as error:
+        yield Loss("damaged", f"damaged inside its packing ({reason(error)}); fetch it again")
+    except FileError as error:  # of a Parquet file
+        yield Loss("damaged", str(error).removeprefix(f"{source.path}: "))
+    except UnicodeError:  # it decoded a moment ago
+        yield Loss("changed", "changed while it was read; run again")
+    except OSError as error:
+        yield Loss("unreadable", f"cannot be read ({reason(error)}); check it")
+
+
+def _whole(source: Source) -> list[Unit]:
+    return [Unit(source)]
+
+
+def _read_unit(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
+    """A text of any kind as one unit."""
+    yield from _found(unit.source, Seen())
+
+
+def _read_text(source: Source, seen: Seen) -> Iterator[Document]:
     with open_source(source) as file:
         head = file.read(LARGE + 1)
     if len(head) <= LARGE:
-        yield new_document(_line_ends(_decoded(head, report)), source.name)
+        text, encoding = _decoded(head, seen)
+        yield new_document(_line_ends(text), source.name, meta=_charset(encoding))
         return
     del head
-    before = report.bytes_read
     encoding = find_encoding(lambda: open_blocks(source))
-    report.encodings[encoding] += 1
-    with open_source(source) as file, io.TextIOWrapper(file, encoding, newline=None) as text:
-        for piece in pieces(text.read):
-            report.bytes_read = before + _position(file, source)
-            yield new_document(piece, source.name)
+    seen.encodings[encoding] += 1
+    with open_source(source) as file, io.TextIOWrapper(file, encoding, newline=None) as stream:
+        for piece in pieces(stream.read):
+            seen.position = position(file, source)
+            yield new_document(piece, source.name, meta=_charset(encoding))
 
 
-def _decoded(data: bytes, report: ReadReport) -> str:
+def _decoded(data: bytes, seen: Seen) -> tuple[str, str]:
     encoding = find_encoding(lambda: [data])
-    report.encodings[encoding] += 1
-    return data.decode(encoding)
+    seen.encodings[encoding] += 1
+    return data.decode(encoding), encoding
 
 
-def _read_jsonl(source: Source, report: ReadReport) -> Iterator[Document]:
+def _charset(encoding: str) -> str:
+    """What the meta of a document says of a text that stands alone."""
+    return json.dumps({"charset": encoding})
+
+
+def _lines_encoding(source: Source, seen: Seen) -> tuple[str, str]:
+    """The codec of a file of lines and what to do with errors: lines that stand before damage are read."""
+
+    def readable() -> Iterator[bytes]:
+        try:
+            yield from open_blocks(source)
+        except DAMAGED:
+            return
+
     try:
-        encoding, errors = find_encoding(lambda: open_blocks(source)), "strict"
+        encoding, errors = find_encoding(readable), "strict"
     except Undecodable as error:
         if error.reason != "unknown_encoding":
             raise
-        encoding, errors = "utf-8", "surrogateescape"  # JSON is UTF-8: only the lines that are not will fail
-    report.encodings[encoding] += 1
-    before = report.bytes_read
+        encoding, errors = "utf-8", "surrogateescape"  # only the lines that are not UTF-8 will fail
+    seen.encodings[encoding] += 1
+    return encoding, errors
+
+
+def _read_jsonl(source: Source, seen: Seen) -> Iterator[Document | Loss]:
+    encoding, errors = _lines_encoding(source, seen)
     with open_source(source) as file, io.TextIOWrapper(file, encoding, errors, newline="\n") as text:
         number = 0
         while line := text.readline(MAX_LINE + 1):
@@ -143,28 +193,67 @@ def _read_jsonl(source: Source, report: ReadReport) -> Iterator[Document]:
                 line = ""
             if line.isspace():
                 continue
-            report.bytes_read = before + _position(file, source)
-            problem, document = _from_line(line, source)
-            if document is None:
-                what = _LINE_PROBLEMS[problem].format(MAX_LINE)
-                report.fail(source.name, problem, f"{source.name}: line {number:,} {what}; mend or remove the line")
-            else:
-                yield document
+            seen.position = position(file, source)
+            problem, row = _row_of(line)
+            yield _document(row, source) if row is not None else _line_loss(problem, f"line {number:,}", line)
 
 
+def _read_csv(source: Source, seen: Seen) -> Iterator[Document | Loss]:
+    encoding, errors = _lines_encoding(source, seen)
+    with open_source(source) as file, io.TextIOWrapper(file, encoding, errors, newline="") as text:
+        rows = _rows(text, source)
+        _, names = next(rows, (0, None))
+        if names is None or not set(TEXT_COLUMNS) & set(names):
+            yield Loss("no_text_column", "its first line names no column text or content; name one")
+            return
+        for number, values in rows:
+            seen.position = position(file, source)
+            row = None if values is None else dict(zip(names, values))
+            problem = "line_not_csv"
+            if row is not None and _text_of(row) is None:
+                problem, row = "line_without_text", None
+            elif row is not None and any(_INVALID.search(value) for value in row.values()):
+                problem, row = "line_undecodable", None
+            yield _document(row, source) if row else _line_loss(problem, f"line {number:,}", str(values))
+
+
+def _rows(text: Any, source: Source) -> Iterator[tuple[int, list[str] | None]]:
+    """(line, values) of each row that is not empty; None for values that are no CSV."""
+    csv.field_size_limit(MAX_LINE)
+    name = source.path.name.lower()
+    rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if ".tsv" in name else csv.reader(text)
+    while True:
+        try:
+            values = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield rows.line_num, None
+            continue
+        if values:
+            yield rows.line_num, values
+
+
+_INVALID = re.compile("[\udc80-\udcff]")  # what surrogateescape made of invalid bytes
 _LINE_PROBLEMS = {
     "line_too_long": "has more than {:,} characters",
     "line_undecodable": "is not UTF-8",
     "line_not_json": "is not a JSON object",
+    "line_not_csv": "is no row of CSV, or has more than {:,} characters",
     "line_without_text": "has no text in 'text' or 'content'",
 }
 
 
-def _from_line(line: str, source: Source) -> tuple[str, Document | None]:
-    """The document of one JSONL line, or the reason why there is none."""
+def _line_loss(problem: str, where: str, line: str) -> Loss:
+    what = _LINE_PROBLEMS[problem].format(MAX_LINE)
+    return Loss(problem, f"{where} {what}; mend or remove the line", where, text=line[:200])
+
+
+def _row_of(line: str) -> tuple[str, dict[str, Any] | None]:
+    """The object of one JSONL line that holds a text, or the reason why there is none."""
     if not line:
         return "line_too_long", None
-    if re.search("[\udc80-\udcff]", line):  # what surrogateescape made of invalid bytes
+    if _INVALID.search(line):
         return "line_undecodable", None
     try:
         row = json.loads(line)
@@ -172,11 +261,12 @@ def _from_line(line: str, source: Source) -> tuple[str, Document | None]:
         return "line_not_json", None
     if not isinstance(row, dict):
         return "line_not_json", None
-    text = _text_of(row)
-    if text is None:
-        return "line_without_text", None
+    return ("line_without_text", None) if _text_of(row) is None else ("", row)
+
+
+def _document(row: dict[str, Any], source: Source) -> Document:
     stated = {name: _scrub(row[name]) for name in STATED if isinstance(row.get(name), str)}
-    return "", new_document(text, source.name, **stated)
+    return new_document(_text_of(row) or "", source.name, **stated)
 
 
 def _text_of(row: dict[str, Any]) -> str | None:
@@ -189,53 +279,51 @@ def _scrub(value: str) -> str:
 
 
 def _check_fields(source: Source) -> None:
-    """Raise FileError where the first line is an object without a text: the whole file would be lost line by line."""
+    """Raise FileError where the first line has no text: the whole file would be lost line by line."""
     try:
         with open_source(source) as file:
-            row = json.loads(file.readline(MAX_LINE))
+            line = file.readline(MAX_LINE)
+        if source.kind == "csv":
+            names = next(_rows(io.StringIO(line.decode("utf-8-sig", "ignore"), newline=""), source), (0, None))[1]
+            keys, good = names or [], names is None or bool(set(TEXT_COLUMNS) & set(names))
+        else:
+            row = json.loads(line)
+            keys, good = (
+                list(row) if isinstance(row, dict) else [],
+                not isinstance(row, dict) or _text_of(row) is not None,
+            )
     except (ValueError, RecursionError, OSError, *DAMAGED):
         return  # counted when the file is read
-    if isinstance(row, dict) and _text_of(row) is None:
-        keys = ", ".join(map(_scrub, list(row)[:20])) or "none"
+    if not good:
+        called, listed = "columns" if source.kind == "csv" else "keys", ", ".join(map(_scrub, keys[:20])) or "none"
         raise FileError(
-            f"{source.path}: line 1 has no text in 'text' or 'content', its keys are {keys}; rename the right one"
+            f"{source.path}: line 1 has no text in 'text' or 'content', its {called} are {listed}; rename the right one"
         )
 
 
-def _read_html(source: Source, report: ReadReport) -> Iterator[Document]:
+def _read_html(source: Source, seen: Seen) -> Iterator[Document]:
     with open_source(source) as file:
         data = file.read(MAX_PAGE_BYTES + 1)
     if len(data) > MAX_PAGE_BYTES:
         raise Unusable("too_large", f"has more than {MAX_PAGE_BYTES:,} bytes, too many for one page")
     text, encoding = page_text(data)
-    report.encodings[encoding] += 1
-    yield new_document(_line_ends(text), source.name)
+    seen.encodings[encoding] += 1
+    yield new_document(_line_ends(text), source.name, meta=_charset(encoding))
 
 
-def _read_parquet(source: Source, report: ReadReport) -> Iterator[Document]:
+def _read_parquet(source: Source, seen: Seen) -> Iterator[Document]:
     yield from read_shard(source.path, source.name)
 
 
-def _read_units(source: Source, report: ReadReport) -> Iterator[Document]:
-    before, reader = report.bytes_read, READERS[source.kind]
-    for unit in reader.split(source):
-        for found in reader.read(unit, {}):
-            if isinstance(found, Document):
-                yield found
-            elif found.failed:
-                report.fail(source.name, found.reason, _sentence(source, found))
-            else:
-                report.remove(source.name, found.reason, found.text)
-        report.bytes_read = before + (source.size if unit.end is None else unit.end)
-
-
-def _sentence(source: Source, found: Loss) -> str:
-    return ": ".join(filter(None, (source.name, found.where, found.what)))
-
-
-def _position(file: Any, source: Source) -> int:
-    """How far the file on the disk has been read, packed or not."""
-    return file.fileobj.tell() if source.packed else file.tell()
+Read = Callable[[Source, Seen], Iterator[Document | Loss]]
+TEXTS: dict[str, Read] = {
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "html": _read_html,
+    "parquet": _read_parquet,
+}
+READERS: dict[str, Reader] = readers.READERS | dict.fromkeys(TEXTS, Reader(_whole, _read_unit))
 
 
 def _line_ends(text: str) -> str:

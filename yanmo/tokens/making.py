@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from yanmo.corpus.build import Corpus, build_corpus, load_corpus
+from yanmo.corpus.engine import make_corpus as make_folder
+from yanmo.corpus.folder import Corpus, load_corpus
 from yanmo.corpus.ledger import ReadReport
-from yanmo.corpus.text import read_documents
+from yanmo.corpus.settings import CorpusRecipe, with_values
+from yanmo.corpus.sources import find_sources
 from yanmo.errors import ConfigError, InputError
 from yanmo.files import write_json
 from yanmo.hub import resolve
@@ -34,6 +36,7 @@ from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 from yanmo.tokens.train import train_tokenizer
 
 Say = Callable[[str, dict[str, Any]], None]
+ALONE = 32 * 2**20  # bytes of text files above which workers read them
 ENCODED_AT_ONCE = 64  # documents
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))  # T5's
 
@@ -54,14 +57,16 @@ def make_corpus(data: DataSection, folder: Path, say: Say) -> Corpus:
         return load_corpus(folder)
     if len(data.paths) == 1 and (Path(data.paths[0]) / "card.json").is_file():
         return load_corpus(data.paths[0])
-    found = ReadReport()
+    size = sum(source.size for source in find_sources(data.paths, ReadReport()))
 
-    def progress(done: int, total: int) -> None:
-        say("corpus", {"share": done / total if total else None, "text": f"{done / 1e6:.1f} MB"})
+    def progress(step: str, done: int, total: int) -> None:
+        share = done / total if total and step == "read" else None
+        say("corpus", {"share": share, "text": f"{done / 1e6:.1f} MB" if step == "read" else step})
 
-    documents = read_documents(data.paths, found)
-    corpus = build_corpus(documents, folder, valid_share=data.valid_share, progress=progress, read_report=found)
-    for problem in found.problems:
+    recipe = with_values(CorpusRecipe(), {"out.valid_share": data.valid_share})
+    engine = "local" if size > ALONE else "here"
+    corpus = make_folder(data.paths, folder, recipe, engine=engine, progress=progress)
+    for problem in corpus.card["problems"]:
         say("note", {"text": problem["what"]})
     for note in corpus.card["notes"]:
         say("note", {"text": note})

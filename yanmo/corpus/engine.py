@@ -1,0 +1,236 @@
+"""Raw sources of any kind → a corpus folder, by many workers, killed and gone on with at will.
+
+In: paths, a recipe, an engine. Out: the folder, complete or absent, the same bytes for any number of workers, either
+engine, and however often it was interrupted.
+
+    make_corpus       plan → read → group → write → card; what is done is never done again
+    ENGINES           local processes, Ray, or this process alone
+
+    1. plan           sources → units → tasks of some 8 MB; the job is named after all that the result depends on
+    2. read           each task: documents, cleaned and judged; what the next step asks of them   (engine_read.py)
+    3. group          here: which documents stay                                                 (engine_group.py)
+    4. write          each shard, then the fates of what went                                    (engine_write.py)
+    5. card           the books are closed, and the folder takes its place                        (engine_card.py)
+
+Workers share nothing but the work folder beside the corpus (DIR.work), which is removed at the end. A unit at which
+workers die twice is left out and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from yanmo.corpus import engine_card, engine_group, engine_read, engine_write
+from yanmo.corpus.card import versions
+from yanmo.corpus.engine_files import Plan, finished, job_name, lock, write_plan
+from yanmo.corpus.engine_local import Ended, Here, Local
+from yanmo.corpus.engine_ray import OnRay
+from yanmo.corpus.folder import Corpus, check_place
+from yanmo.corpus.ledger import ReadReport
+from yanmo.corpus.readers import kind_by_content
+from yanmo.corpus.settings import CorpusRecipe, files_of
+from yanmo.corpus.sources import Source, find_sources
+from yanmo.corpus.steps import steps_of
+from yanmo.corpus.text import READERS, check_sources
+from yanmo.errors import FileError, InputError, nearest
+from yanmo.files import PREFIX, reason, sha256_file
+
+TASK_BYTES = 8 * 2**20  # of files on the disk, some seconds of work; a larger unit is a task of its own
+TASK_UNITS = 512
+DEATHS = 2
+WORK = ".work"
+Progress = Callable[[str, int, int], None]  # a step, bytes or tasks done, of how many
+
+
+class Engine(Protocol):
+    """Where tasks are done."""
+
+    size: int
+
+    def submit(self, step: str, number: int) -> None: ...
+    def next(self) -> Ended: ...
+    def close(self) -> None: ...
+
+
+ENGINES: dict[str, Callable[[str, int], Engine]] = {"local": Local, "ray": OnRay, "here": Here}
+
+
+def make_corpus(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    recipe: CorpusRecipe | None = None,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Write a corpus folder at `out` (an older corpus there is replaced) and open it.
+
+    workers: processes; as many as this process may use cores by default. Raises InputError where no document is left,
+    FileError where `out` holds anything but a corpus, or the disk is full: the same call then goes on.
+    """
+    out, recipe = Path(os.path.abspath(out)), recipe or CorpusRecipe()
+    if engine not in ENGINES:
+        raise InputError(f"engine={engine!r}: must be one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
+    workers = cores() if workers is None else workers
+    if workers < 1:
+        raise InputError(f"workers={workers}: must be at least 1")
+    check_place(out)
+    report = ReadReport()
+    beside = out.with_name(out.name + WORK)
+    sources = [
+        source
+        for source in find_sources(paths, report, kind_by_content)
+        if not any(Path(os.path.abspath(source.path)).is_relative_to(folder) for folder in (out, beside))
+    ]
+    check_sources([source for source in sources if source.path in set(map(Path, paths))])
+    steps_of(recipe)  # a file that is missing is said now, not by a worker
+    engine_group.old_files(recipe.duplicates.against)
+    with lock(beside / "lock"):
+        job = job_name(_identity(sources, recipe))
+        work = beside / job
+        for other in beside.iterdir():
+            if other.name not in (job, "lock"):
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        plan = _prepare(work, sources, recipe)
+        pool = ENGINES[engine](str(work), workers)
+        try:
+            _steps(pool, str(work), plan, progress or (lambda step, done, total: None))
+        finally:
+            pool.close()
+        take_place(engine_card.close_books(str(work), plan, report), out, work)
+        shutil.rmtree(beside, ignore_errors=True)
+    return Corpus(out)
+
+
+def cores() -> int:
+    """How many processes may run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]:
+    """Everything that a corpus depends on."""
+    files = []
+    for source in sources:
+        status = source.path.stat()
+        files.append([source.name, os.fsdecode(source.path), source.kind, status.st_size, status.st_mtime_ns])
+    named = {path: sha256_file(path) for path in files_of(recipe)}
+    old = {folder: sha256_file(Path(folder) / "card.json") for folder in recipe.duplicates.against}
+    return {"recipe": recipe.model_dump(), "files": named, "old": old, "sources": files, "versions": versions()}
+
+
+def _prepare(work: Path, sources: Sequence[Source], recipe: CorpusRecipe) -> Plan:
+    """The plan, in a work folder with a place for each step; rests of a run that was killed are removed."""
+    units = []
+    for number, source in enumerate(sources):
+        try:
+            units += [(number, unit.start, unit.end) for unit in READERS[source.kind].split(source)]
+        except OSError:  # its reader says what is wrong, as a loss
+            units.append((number, 0, None))
+    plan = Plan(recipe, tuple(sources), tuple(units), tuple(_tasks(sources, units)))
+    prepare_folders(work)
+    write_plan(work, plan)
+    return plan
+
+
+def prepare_folders(work: Path) -> None:
+    """Make a place for each step; rests of a run that was killed are removed."""
+    try:
+        for folder in (engine_read.STEP, engine_group.GROUP, engine_write.STEP, engine_write.FATES):
+            (work / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (engine_group.INDEX, engine_write.FATES):
+            (work / engine_write.OUT / folder).mkdir(parents=True, exist_ok=True)
+        for rest in [*work.rglob("*.tmp-*"), *work.rglob(f"{PREFIX}*")]:
+            rest.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{work}: cannot be written ({reason(error)}); free some space or choose another -o") from None
+
+
+def _tasks(sources: Sequence[Source], units: Sequence[tuple[int, int, int | None]]) -> list[tuple[int, int]]:
+    """Ranges of units that are done together: small files by the hundred, a large unit alone."""
+    tasks, first, size = [], 0, 0
+    for number, (source, start, end) in enumerate(units):
+        mine = (sources[source].size if end is None else end) - start
+        if number > first and (size + mine > TASK_BYTES or number - first >= TASK_UNITS):
+            tasks.append((first, number))
+            first, size = number, 0
+        size += mine
+    return [*tasks, (first, len(units))] if units else []
+
+
+def _steps(pool: Engine, work: str, plan: Plan, progress: Progress) -> None:
+    sizes = [sum(_size(plan, unit) for unit in range(*task)) for task in plan.tasks]
+    _run(pool, work, engine_read.STEP, sizes, progress)
+    progress("group", 0, 1)
+    shards = engine_group.decide(work, plan)["shards"]
+    progress("group", 1, 1)
+    _run(pool, work, engine_write.STEP, [1] * len(shards), progress)
+    _run(pool, work, engine_write.FATES, [1] * engine_write.files_of_fates(plan), progress)
+
+
+def do_rest(work: str, plan: Plan) -> None:
+    """All steps behind the first, in this process."""
+    shards = engine_group.decide(work, plan)["shards"]
+    for number in range(len(shards)):
+        engine_write.run(work, number)
+    for number in range(engine_write.files_of_fates(plan)):
+        engine_write.fates(work, number)
+
+
+def _size(plan: Plan, number: int) -> int:
+    source, start, end = plan.units[number]
+    return (plan.sources[source].size if end is None else end) - start
+
+
+def _run(pool: Engine, work: str, step: str, sizes: Sequence[int], progress: Progress) -> None:
+    """Do every task of a step that is not done; raises what stops the run."""
+    waiting = deque(number for number in range(len(sizes)) if finished(work, step, number) is None)
+    total, done = sum(sizes), sum(sizes) - sum(sizes[number] for number in waiting)
+    deaths: Counter[tuple[int, int | None]] = Counter()
+    running = 0
+    progress(step, done, total)
+    while waiting or running:
+        while waiting and running < pool.size:
+            pool.submit(step, waiting.popleft())
+            running += 1
+        ended = pool.next()
+        running -= 1
+        if ended.ending == "error":
+            raise FileError(ended.text)
+        if ended.ending == "defect":
+            raise RuntimeError(f"{step} {ended.number}: {ended.text}")
+        if ended.ending == "died":
+            at = engine_read.unit_at(work, ended.number) if step == engine_read.STEP else None
+            deaths[ended.number, at] += 1
+            if deaths[ended.number, at] >= DEATHS:
+                if at is None:
+                    raise FileError(
+                        f"{work}: workers died {DEATHS} times at {step} {ended.number} ({ended.text}), perhaps for "
+                        "want of memory; try fewer --workers: the same command goes on"
+                    )
+                engine_read.quarantine(work, ended.number, at)
+            waiting.appendleft(ended.number)
+            continue
+        done += sizes[ended.number]
+        progress(step, done, total)
+
+
+def take_place(made: Path, out: Path, work: Path) -> None:
+    """The folder that is done becomes the corpus; an older one stays until then."""
+    try:
+        if out.exists():
+            old = work / "old"
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(out, old)
+        os.rename(made, out)
+        if os.name == "posix":
+            handle = os.open(out.parent, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written ({reason(error)}); the same command goes on") from error

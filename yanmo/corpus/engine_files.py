@@ -1,0 +1,212 @@
+"""The work folder of a corpus in the making: the only truth about what has been done.
+
+In: results of tasks. Out: files that are complete or absent, and one manifest a task that says they are there.
+
+    Plan, load_plan           what is to be done: recipe, sources, units, tasks
+    output                    one file: written aside, flushed to the disk, renamed
+    finish, finished          the manifest of a task, written last; what it says, if its files are there
+    TableWriter               tables → one Parquet file of row groups of even size
+    lock                      one run at a time
+
+A work folder lies beside the corpus as DIR.work/JOB, JOB being a hash of everything that the result depends on: a run
+with other sources or another recipe finds nothing of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yanmo.corpus.documents import COLUMNS, GROUP_BYTES, Document
+from yanmo.corpus.settings import CorpusRecipe, absolute, from_values
+from yanmo.corpus.sources import Source
+from yanmo.corpus.units import Unit
+from yanmo.errors import FileError, need
+from yanmo.files import read_json_object, reason, write_atomic
+
+PARTIAL = ".tmp-"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done: `tasks` are ranges of `units`, and a unit has the number of its source."""
+
+    recipe: CorpusRecipe
+    sources: tuple[Source, ...]
+    units: tuple[tuple[int, int, int | None], ...]
+    tasks: tuple[tuple[int, int], ...]
+
+    def unit(self, number: int) -> Unit:
+        source, start, end = self.units[number]
+        return Unit(self.sources[source], start, end)
+
+
+def job_name(identity: Mapping[str, Any]) -> str:
+    """The name of a job: a hash of all that its result depends on."""
+    data = json.dumps(identity, sort_keys=True).encode()
+    return hashlib.blake2b(data, digest_size=10).hexdigest()
+
+
+def write_plan(work: Path, plan: Plan) -> None:
+    """Write the plan into its work folder; paths are made absolute, for a worker may stand elsewhere."""
+    sources = [[s.name, os.path.abspath(s.path), s.kind, s.packed, s.size] for s in plan.sources]
+    values = {
+        "recipe": absolute(plan.recipe).model_dump(),
+        "sources": sources,
+        "units": plan.units,
+        "tasks": plan.tasks,
+    }
+    write_atomic(work / PLAN, json.dumps(values))  # ASCII: names that are no UTF-8 pass as lone surrogates
+
+
+@functools.lru_cache(maxsize=2)
+def load_plan(work: str) -> Plan:
+    """The plan of a work folder."""
+    values = read_json_object(Path(work) / PLAN, 2**34)
+    sources = tuple(
+        Source(Path(path), name, kind, packed, size) for name, path, kind, packed, size in values["sources"]
+    )
+    units = tuple((source, start, end) for source, start, end in values["units"])
+    return Plan(from_values(values["recipe"]), sources, units, tuple((a, b) for a, b in values["tasks"]))
+
+
+def place(work: str | Path, step: str, number: int, ending: str) -> Path:
+    """Where a file of one task lies."""
+    return Path(work) / step / f"{number:06d}{ending}"
+
+
+@contextlib.contextmanager
+def output(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; at a clean exit the file takes its place, else it is removed."""
+    partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(
+            f"{path}: cannot be written ({reason(error)}); free some space, and the same command goes on"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def finish(work: str | Path, step: str, number: int, files: Sequence[Path], result: Mapping[str, Any]) -> None:
+    """Say that a task is done: its files are on the disk, and `result` is what is to be known of it."""
+    sizes = {os.path.relpath(path, work): path.stat().st_size for path in files}
+    text = json.dumps({"files": sizes, "result": result}, ensure_ascii=False, sort_keys=True)
+    write_atomic(place(work, step, number, ".json"), text.encode("utf-8", "replace"))
+
+
+def finished(work: str | Path, step: str, number: int) -> dict[str, Any] | None:
+    """The result of a task that is done; None where it is not, or where a file of it is missing or cut."""
+    try:
+        manifest = json.loads(place(work, step, number, ".json").read_bytes())
+        for name, size in manifest["files"].items():
+            if (Path(work) / name).stat().st_size != size:
+                return None
+        found: dict[str, Any] = manifest["result"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found
+
+
+def schema(columns: Sequence[str] = COLUMNS) -> Any:
+    """An Arrow schema of texts."""
+    arrow = need("pyarrow", "corpus", "a corpus on disk")
+    return arrow.schema([(name, arrow.string()) for name in columns])
+
+
+def fit(text: str) -> str:
+    """A text that UTF-8 can hold: half characters of a foreign name become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+def table_of(documents: Sequence[Document]) -> Any:
+    """Documents as an Arrow table."""
+    arrow = need("pyarrow", "corpus", "a corpus on disk")
+    columns = {name: [fit(getattr(document, name)) for document in documents] for name in COLUMNS}
+    return arrow.table(columns, schema=schema())
+
+
+class TableWriter:
+    """Writes tables of one schema into a Parquet file; row groups have some GROUP_BYTES of `measured` each.
+
+    The bytes of the file depend on the rows alone, not on how they came in tables.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS, level: int = 3, measured: str = "text"):
+        self.arrow = need("pyarrow", "corpus", "a corpus on disk")
+        parquet = need("pyarrow.parquet", "corpus", "a corpus on disk")
+        self.schema, self.measured = schema(columns), measured
+        self._file = parquet.ParquetWriter(path, self.schema, compression="zstd", compression_level=level)
+        self._held: list[Any] = []
+        self._size = 0
+        self.rows = 0
+
+    def add(self, table: Any) -> None:
+        """Append rows; a group ends behind the row with which it reaches its size."""
+        compute = need("pyarrow.compute", "corpus", "a corpus on disk")
+        sizes = compute.binary_length(table.column(self.measured)).to_pylist()
+        start = 0
+        for number, size in enumerate(sizes):
+            self._size += size or 0
+            if self._size >= GROUP_BYTES:
+                self._held.append(table.slice(start, number + 1 - start))
+                self._flush()
+                start = number + 1
+        if start < len(table):
+            self._held.append(table.slice(start))
+        self.rows += len(table)
+
+    def _flush(self) -> None:
+        if self._held:
+            whole = self.arrow.concat_tables(self._held).combine_chunks()
+            self._file.write_table(whole, row_group_size=max(len(whole), 1))
+        self._held, self._size = [], 0
+
+    def close(self) -> None:
+        """Write what is held and end the file."""
+        self._flush()
+        self._file.close()
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a file for one process; FileError where another holds it. A process that ends lets go."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file cannot be replaced there, which is lock enough
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FileError(
+                f"{path.parent}: another run works here; wait until it ends, or choose another -o"
+            ) from None
+        yield
