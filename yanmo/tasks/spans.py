@@ -27,7 +27,7 @@ from yanmo.tokens.labelled import Labelled, labelled_once
 from yanmo.training.labels import by_document, label_hidden
 from yanmo.training.objectives import evaluating
 
-AT_ONCE = 32  # windows that are computed together
+AT_ONCE = 8192  # tokens of windows that are computed together
 NONE = -np.inf
 
 Chars = tuple[int, int]
@@ -111,7 +111,7 @@ def window_scores(network: Any, data: Labelled) -> Iterator[tuple[Tensor, np.nda
     """(scores (D, longest, 2) in float32 on the CPU, −inf behind a window; the numbers of the D windows)."""
     device = next(network.parameters()).device
     with evaluating(network), torch.inference_mode():
-        for batch, numbers in labelled_once(data, AT_ONCE):
+        for batch, numbers in labelled_once(data, max(1, AT_ONCE // data.length)):
             moved = batch.to(device)
             scores = network.scores(label_hidden(network, moved), moved.ids, moved.mask)
             yield by_document(scores.float(), moved.mask).cpu(), numbers
@@ -124,16 +124,25 @@ def _best(
     each = torch.arange(len(scores))
     chances = scores.log_softmax(1)
     starts, ends = (chances[..., side].masked_fill(~allowed, NONE) for side in range(2))
-    reach = min(longest, scores.shape[1])
-    padded = F.pad(ends, (0, reach - 1), value=NONE)
-    windows = padded.unfold(1, reach, 1)  # (D, T, reach): the ends that a start may have
-    end, far = windows.max(2)
+    end, place = _ahead(ends, min(longest, scores.shape[1]))
     total, first = (starts + end).max(1)
-    last = first + far[each, first]
+    last = place[each, first]
     null = chances[each, nulls].sum(1)
     none = total == NONE
     loss = -(chances[each, wanted[:, 0], 0] + chances[each, wanted[:, 1], 1]) / 2
     return first.masked_fill(none, -1), last.masked_fill(none, -1), total, null, total - null, loss
+
+
+def _ahead(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """The largest of the next `reach` values (D, T), its own first, and its place; by doubling, in memory of (D, T)."""
+    found, place = values, torch.arange(values.shape[1]).expand(values.shape)
+    width = 1
+    while width < reach:
+        step = min(width, reach - width)
+        far, far_place = F.pad(found[:, step:], (0, step), value=NONE), F.pad(place[:, step:], (0, step))
+        found, place = torch.where(far > found, far, found), torch.where(far > found, far_place, place)
+        width += step
+    return found, place
 
 
 # --- what a row answers
