@@ -239,9 +239,8 @@ class Model:
         Options: max_new_tokens (256) or max_length (prompt included), temperature (0: greedy; above: samples), top_k,
         top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, stop (strings that end the
         text and are left out), seed, n (texts per prompt), logprobs (k: return Generation objects with probabilities),
-        draft (a smaller Model of the same vocabulary, whose guesses are checked: the same text, sooner), penalty_alpha
-        (with top_k: contrastive search, see contrastive.py), and one of json_schema, regex, choices, grammar (what the
-        text must be: grammar.py).
+        draft (a smaller Model of the same vocabulary, whose guesses are checked), penalty_alpha (contrastive search),
+        and one of json_schema, regex, choices, grammar (what the text must be: grammar.py).
         Returns a string for a string, a list for a list; lists of n where n is given.
         """
         several, prompts = not isinstance(prompt, str), [prompt] if isinstance(prompt, str) else list(prompt)
@@ -326,10 +325,10 @@ class Model:
         found = search(self, prompts, beams)
         return found if several else found[0]
 
-    def _rows(self, prompts: Sequence[str], options: Options, stop: str | Sequence[str]) -> list[TextRow]:
+    def _rows(self, prompts: Sequence[Any], options: Options, stop: str | Sequence[str]) -> list[TextRow]:
         primed = self.config.kind == "decoder"
         stops = stops_of(stop)
-        encoded = [self._encode(p) for p in prompts]
+        encoded = [self.prompt_ids(p) if isinstance(p, list) else self._encode(p) for p in prompts]
         return [TextRow(self.tokenizer, e, stops, primed=primed) for e in encoded for _ in range(options.n)]
 
     def _encode(self, prompt: str) -> list[int]:
