@@ -21,6 +21,7 @@ TEXT = typer.Argument(metavar="TEXT", help="A text; without one and --in, lines 
 IN = typer.Option("--in", metavar="FILE", help="JSON objects or texts, one a line.")
 OUT = typer.Option("--out", "-o", metavar="FILE", help="Write there; what it holds already is not made again.")
 
+ZERO = "Without training"
 Source = Annotated[Path | None, IN]
 Target = Annotated[Path | None, OUT]
 
@@ -29,12 +30,30 @@ def classify(
     run: Annotated[str, MODEL],
     text: Annotated[str | None, TEXT] = None,
     pair: Annotated[str | None, typer.Option(help="The second text of a pair.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels a,b,c for a model that was not trained on them.", rich_help_panel=ZERO)
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Where {text} and {label} stand; of an NLI model {label}.", rich_help_panel=ZERO)
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Take off what a label has whatever the text.", rich_help_panel=ZERO)
+    ] = False,
+    multi: Annotated[bool, typer.Option(help="Judge each label by itself (NLI).", rich_help_panel=ZERO)] = False,
     source: Source = None,
     target: Target = None,
 ) -> None:
     """Say what a text is: label, score, and the scores of all labels."""
     row = None if text is None else {"text": text} | ({} if pair is None else {"text_pair": pair})
-    predicted("classify", run, row, source, target)
+    if labels is None:
+        if template or calibrate or multi:
+            raise InputError("--template, --calibrate and --multi are about --labels; name the labels there")
+        predicted("classify", run, row, source, target)
+        return
+    if pair is not None:
+        raise InputError("--labels judges one text; leave --pair out")
+    options = {"candidates": labels.split(","), "template": template, "calibrate": calibrate, "multi": multi}
+    predicted("zeroshot", run, row, source, target, options)
 
 
 def extract(
@@ -101,11 +120,34 @@ def _from_documents(
 def translate(
     run: Annotated[str, MODEL],
     text: Annotated[str | None, TEXT] = None,
+    beams: Annotated[int | None, typer.Option(help="Texts that are followed.", show_default="5")] = None,
+    nbest: Annotated[int | None, typer.Option(help="Translations of each text.", show_default="1")] = None,
+    glossary: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Lines of source, a tab, target; !target avoids a word.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="A term that could not be kept is an error.")] = False,
+    length_penalty: Annotated[float | None, typer.Option(help="Above 1: longer.", show_default="1")] = None,
+    coverage_penalty: Annotated[
+        float | None, typer.Option(help="Above 0: leave nothing of the source out.", show_default="0")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="LANGUAGE", help="Of the text: en, de_DE.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="LANGUAGE", help="To write, of a model with codes.")] = None,
     source: Source = None,
     target: Target = None,
 ) -> None:
-    """Translate a text."""
-    predicted("translate", run, None if text is None else {"text": text}, source, target)
+    """Translate a text, sentence by sentence; paragraphs, lists and indentation stay."""
+    options = {
+        "beams": beams,
+        "nbest": nbest,
+        "glossary": None if glossary is None else str(glossary),
+        "strict": strict or None,
+        "length_penalty": length_penalty,
+        "coverage_penalty": coverage_penalty,
+        "source_language": from_,
+        "target_language": to,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    predicted("translate", run, None if text is None else {"text": text}, source, target, given)
 
 
 def predicted(

@@ -37,13 +37,15 @@ MODULES = {
     "answer": "yanmo.tasks.answering",
     "translate": "yanmo.tasks.translation",
     "generate": "yanmo.tasks.generation",
+    "zeroshot": "yanmo.tasks.zeroshot",  # a classifier that needs no training, so any model is one
 }
 NEEDED = {
     "classify": ("text",),
     "extract": ("text",),
     "answer": ("question", "context"),
     "translate": ("text",),
-    "generate": ("text",),
+    "generate": (),  # text, messages, or prefix and suffix
+    "zeroshot": ("text",),
 }
 AT_ONCE = 64  # rows of a stream that are computed together
 HEADS = {"sequence": "classify", "token": "extract", "span": "answer"}
@@ -55,6 +57,8 @@ def load_predictor(
     """Open what was trained for a task; a FileError says that there is no such thing, or one for another task."""
     folder = resolve(str(path_or_id))
     model = load(path_or_id, device=device)
+    if task == "zeroshot":
+        return Predictor(task, model, {})
     if (folder / SETTINGS).is_file():
         settings = read_json_object(folder / SETTINGS)
     else:
@@ -117,7 +121,7 @@ class Predictor:
 
     def _row(self, row: Any, number: int) -> dict[str, Any]:
         needed = NEEDED[self.task]
-        if isinstance(row, str) and needed == ("text",):
+        if isinstance(row, str) and needed in (("text",), ()):
             row = {"text": row}
         if not isinstance(row, Mapping):
             raise InputError(f"row {number} is {row!r:.60}; a mapping with {' and '.join(needed)} is needed")
