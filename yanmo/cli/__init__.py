@@ -106,7 +106,7 @@ def _run(args: Sequence[str] | None) -> int:
         return 1
     else:
         return 0
-    if code == 130:
+    if code == 130 and os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one speaks
         print("\nyanmo: interrupted; run the same command again: a run goes on, all else begins anew", file=sys.stderr)
     return code
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from yanmo.inference.text import Generation
 
 LENGTH, CHOICE, OUTPUT = "How long", "Which words", "Output and machine"
+FORM = "What the text must be (extra: grammar)"
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 
 
@@ -79,6 +81,36 @@ def generate(
         float | None,
         typer.Option(help="Contrastive search, with --top-k: avoid likeness to the text; 0.6.", rich_help_panel=CHOICE),
     ] = None,
+    json_schema: Annotated[
+        str, typer.Option(metavar="FILE", help="The text is JSON that keeps to this schema.", rich_help_panel=FORM)
+    ] = "",
+    regex: Annotated[
+        str | None, typer.Option(help="The whole text matches this regular expression.", rich_help_panel=FORM)
+    ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="The text is one of these; to be repeated.", rich_help_panel=FORM),
+    ] = None,
+    grammar: Annotated[
+        str, typer.Option(metavar="FILE", help="The text keeps to this grammar (Lark's format).", rich_help_panel=FORM)
+    ] = "",
+    draft: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="A smaller model of the same vocabulary that guesses ahead: the same text, sooner.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "",
+    suffix: Annotated[
+        str | None, typer.Option(help="Write what stands between PROMPT and this (models for code).")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--in", metavar="FILE", help="Prompts, one JSON object or text a line.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; what it holds is not made again.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.", rich_help_panel=CHOICE)] = None,
     n: Annotated[int, typer.Option("--n", help="Texts to write.", rich_help_panel=OUTPUT)] = 1,
     logprobs: Annotated[
@@ -98,7 +130,6 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Continue a text with a model; only the new text is printed, as it is written."""
-    text = read_prompt(prompt)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
@@ -112,9 +143,19 @@ def generate(
         "frequency_penalty": frequency_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
+        "regex": regex,
+        "choices": choices or None,
     } | ({} if penalty_alpha is None else {"penalty_alpha": penalty_alpha})
     import yanmo
+    from yanmo.inference.grammar import from_files
 
+    options |= from_files(json_schema, grammar)
+    if draft:
+        options["draft"] = yanmo.load(draft, dtype=dtype, device=device)
+    if source is not None or suffix is not None:
+        _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options | ({} if n == 1 else {"n": n}))
+        return
+    text = read_prompt(prompt)
     writer = yanmo.load(model, dtype=dtype, device=device)
     if as_json or n != 1 or logprobs is not None:
         texts = writer.generations([text], n=n, logprobs=logprobs, **options)[0]
@@ -125,6 +166,23 @@ def generate(
             _print_texts(writer, texts)
     else:
         _print_stream(writer, text, options)
+
+
+def _rows(model: str, row: dict[str, Any], source: Path | None, target: Path | None, options: dict[str, Any]) -> None:
+    """Texts for the rows of a file, or for one place between two texts, as JSON lines."""
+    from yanmo.cli.predict import predicted
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if source is not None and (row["suffix"] is not None or row["prefix"]):
+        raise InputError("--in and a prompt are given; put the prompt into the file, or leave --in out")
+    if source is None:
+        from yanmo.tasks.predictor import load_predictor
+
+        predictor = load_predictor(model, task="generate")
+        predictor.options |= given
+        print(visible(predictor.predict(row)["text"]))
+        return
+    predicted("generate", model, None, source, target, given)
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -52,8 +52,10 @@ class Contrast:
 def contrast_of(alpha: Any, options: Options) -> Contrast:
     """The Contrast of penalty_alpha and of top_k in `options`, which may say nothing else about the choice."""
     top_k = options.sampling.top_k
-    if options.sampling not in (Sampling(), Sampling(top_k=top_k)) or options.n != 1:
-        raise InputError("contrastive search (penalty_alpha) takes top_k, and no temperature, other penalties or n")
+    if options.sampling not in (Sampling(), Sampling(top_k=top_k)) or options.n != 1 or options.grammar is not None:
+        raise InputError(
+            "contrastive search (penalty_alpha) takes top_k, and no temperature, other penalties or n, and no grammar"
+        )
     return Contrast(alpha=alpha, k=top_k or TOP_K)
 
 

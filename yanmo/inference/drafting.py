@@ -120,9 +120,9 @@ class Drafter:
 
 @contextmanager
 def with_draft(
-    model: Model, draft: Model, prompts: Sequence[str], stop: str | Sequence[str], options: dict[str, Any]
+    model: Model, draft: Model | None, prompts: Sequence[str], stop: str | Sequence[str], options: dict[str, Any]
 ) -> Iterator[list[Handle]]:
-    """The requests of an engine whose texts `draft` guesses, one for each prompt; they end with the block."""
+    """The requests of an engine, one for each prompt, whose texts `draft` guesses; they end with the block."""
     from yanmo.inference.engine import Engine
     from yanmo.inference.requests import Limits
 

@@ -26,7 +26,8 @@ import torch
 
 from yanmo.errors import BusyError, Error, InputError
 from yanmo.inference.drafting import Drafter, check_draft
-from yanmo.inference.generate import Options, Token, counted, limit_of, options_of, scored, tokens_of
+from yanmo.inference.generate import Options, Token, counted, finish_of, limit_of, options_of, scored, tokens_of
+from yanmo.inference.grammar import Guides, guides_of
 from yanmo.inference.prefixes import Prefixes
 from yanmo.inference.reading import Reader
 from yanmo.inference.requests import Handle, Limits, Row, Waiting
@@ -177,12 +178,21 @@ class Engine:
                 f"the prompt has {len(ids):,} tokens and may get {limit:,} new ones: {held:,} bytes of cache, and the "
                 f"engine has {self.limits.cache_bytes:,}; shorten it, lower max_new_tokens or raise cache_bytes"
             )
-        rows = []
+        rows, guides = [], self._guides(options, stops)
         for number, generator in enumerate(generators_for(options.seed, 1, options.n)):
             text = TextRow(tokenizer, ids, stops, primed=not pair)
             before = counted(network, ids, model.ends)
             rows.append(Row(None, number, ids, before, limit, options, generator, text, need, source))  # type: ignore[arg-type]
+            rows[-1].guide = None if guides is None else guides.guide()
         return rows
+
+    def _guides(self, options: Options, stops: Sequence[str]) -> Guides | None:
+        if options.grammar is None:
+            return None
+        if stops:
+            raise InputError("stop would end a text before it is what its grammar asks for; give one of them")
+        model = self.model
+        return guides_of(options.grammar, model.tokenizer, model.config.output_size, model.ends.eos_ids)
 
     # --- the thread
 
@@ -305,20 +315,20 @@ class Engine:
             some = [rows[place] for place in places]
             part = logits if len(some) == len(rows) else logits[torch.tensor(places, device=logits.device)]
             texts, limits = [r.new for r in some], [r.limit for r in some]
-            scores = scored(part, [r.before for r in some], texts, limits, sampling, self.model.ends)
+            guides = [r.guide for r in some]
+            scores = scored(part, [r.before for r in some], texts, limits, sampling, self.model.ends, guides)
             ids = choose(scores, sampling, [r.generator for r in some]).tolist()
             for row, token in zip(some, tokens_of([r.number for r in some], ids, part, logprobs)):
                 self._put(row, token)
 
     def _put(self, row: Row, token: Token) -> None:
         row.new.append(token.id)
-        is_end = token.id in self.model.ends.eos_ids
-        token.finish = "stop" if is_end else "length" if len(row.new) >= row.limit else ""
         self._counts["new_tokens"] += 1
         try:
-            row.text.push(token, is_end=is_end, rich=row.options.logprobs is not None)
+            token.finish = finish_of(row.new, row.limit, self.model.ends, row.guide)
+            row.text.push(token, is_end=token.id in self.model.ends.eos_ids, rich=row.options.logprobs is not None)
             piece = row.text.take()
-        except Exception as error:  # of the tokenizer: this text's alone
+        except Exception as error:  # of the tokenizer or the grammar: this text's alone
             self._fail(row, error)
             return
         row.handle.put(token, piece)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from yanmo.errors import InputError, nearest
+from yanmo.inference.grammar import WORDS, Grammar, Guide, grammar_of
 from yanmo.inference.sampling import Sampling, choose, generators_for, penalise
 from yanmo.inference.step import Step, can_step
 from yanmo.models.protocol import LanguageModel
@@ -36,6 +37,7 @@ class Options:
     seed: int | None = None
     n: int = 1  # texts per prompt
     logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+    grammar: Grammar | None = None  # what the text must be
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_length is not None:
@@ -58,13 +60,14 @@ class Options:
 
 def options_of(given: dict[str, Any]) -> Options:
     """Checked Options from keywords, those of Sampling among them; an unknown one is an InputError."""
-    sampling, own = Sampling.__dataclass_fields__, [k for k in Options.__dataclass_fields__ if k != "sampling"]
+    sampling = Sampling.__dataclass_fields__
+    own = [k for k in Options.__dataclass_fields__ if k not in ("sampling", "grammar")]
     for name in given:
-        if name not in sampling and name not in own:
-            raise InputError(f"generate has no option {name!r}{nearest(name, [*sampling, *own, 'stop'])}")
+        if name not in sampling and name not in own and name not in WORDS:
+            raise InputError(f"generate has no option {name!r}{nearest(name, [*sampling, *own, *WORDS, 'stop'])}")
     chosen = {k: v for k, v in given.items() if v is not None}
-    settings = Sampling(**{k: v for k, v in chosen.items() if k in sampling})
-    return Options(sampling=settings, **{k: v for k, v in chosen.items() if k in own})
+    settings, grammar = Sampling(**{k: v for k, v in chosen.items() if k in sampling}), grammar_of(given)
+    return Options(sampling=settings, grammar=grammar, **{k: v for k, v in chosen.items() if k in own})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +93,16 @@ class Token:
 
 
 def generate_ids(
-    network: LanguageModel, prompts: Sequence[Sequence[int]], options: Options, ends: Ends
+    network: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    options: Options,
+    ends: Ends,
+    guides: Sequence[Guide] = (),
 ) -> Generator[list[Token], list[int] | None, None]:
     """Yield for each step the new tokens of the rows still writing; row = prompt · n + sample.
 
-    Send a list of rows into the generator to end them early (a stop string that the caller saw).
+    Send a list of rows into the generator to end them early (a stop string that the caller saw). guides: of each row,
+    where options.grammar says what the texts must be.
     """
     rows = [list(p) for p in prompts for _ in range(options.n)]
     generators = generators_for(options.seed, len(prompts), options.n)
@@ -108,15 +116,14 @@ def generate_ids(
     while active:
         written = [texts[row] for row in active]
         before = [counted(network, rows[row], ends) for row in active]
-        scores = scored(logits, before, written, [state.limits[row] for row in active], options.sampling, ends)
+        limits, led = [state.limits[row] for row in active], [guides[row] for row in active] if guides else ()
+        scores = scored(logits, before, written, limits, options.sampling, ends, led)
         ids = choose(scores, options.sampling, [generators[row] for row in active]).tolist()
         tokens = tokens_of(active, ids, logits, options.logprobs)
         for token in tokens:
-            texts[token.row].append(token.id)
-            if token.id in ends.eos_ids:
-                token.finish = "stop"
-            elif len(texts[token.row]) >= state.limits[token.row]:
-                token.finish = "length"
+            text = texts[token.row]
+            text.append(token.id)
+            token.finish = finish_of(text, state.limits[token.row], ends, guides[token.row] if guides else None)
         ended = yield tokens
         done = {t.row for t in tokens if t.finish} | set(ended or ())
         kept = [place for place, row in enumerate(active) if row not in done]
@@ -220,6 +227,17 @@ def counted(network: LanguageModel, prompt: list[int], ends: Ends) -> list[int]:
     return [] if ends.start_id is None else [ends.start_id]
 
 
+def finish_of(text: list[int], limit: int, ends: Ends, guide: Guide | None) -> str:
+    """Why a text ends with its last token, or ""; Error where it would end before it is what it must be."""
+    first = len(text) == 1 and text[0] == ends.forced_first_id
+    if guide is not None and not first:
+        guide.take(text[-1])
+    finish = "stop" if text[-1] in ends.eos_ids or (guide and guide.done) else "length" if len(text) >= limit else ""
+    if guide is not None and finish:
+        guide.check(len(text))
+    return finish
+
+
 def scored(
     logits: Tensor,
     before: Sequence[Sequence[int]],
@@ -227,8 +245,9 @@ def scored(
     limits: Sequence[int],
     sampling: Sampling,
     ends: Ends,
+    guides: Sequence[Guide | None] = (),
 ) -> Tensor:
-    """The logits (B, V) after penalties and after what the model's folder forbids or forces.
+    """The logits (B, V) after penalties, after what the model's folder forbids or forces, and what a grammar hides.
 
     before: see `counted`; texts: the new tokens of each row so far; limits: how many each may have.
     """
@@ -236,6 +255,11 @@ def scored(
     if ends.never_ids:
         scores = scores.clone() if scores is logits else scores
         scores[:, list(ends.never_ids)] = -torch.inf
+    if any(guides):
+        scores = scores.clone() if scores is logits else scores
+        for row, guide in zip(scores, guides):
+            if guide is not None:
+                guide.hide(row)
     for place, (text, limit) in enumerate(zip(texts, limits)):
         forced = None
         if ends.forced_first_id is not None and not text:

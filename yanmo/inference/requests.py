@@ -22,6 +22,7 @@ import torch
 
 from yanmo.errors import InputError, nearest
 from yanmo.inference.generate import Options, Token
+from yanmo.inference.grammar import Guide
 from yanmo.inference.speculate import Lookup
 from yanmo.inference.text import Generation, TextRow
 
@@ -205,6 +206,7 @@ class Row:
     cache: Any = None  # while the prompt is read
     lookup: Lookup | None = None  # its tokens, where guesses are made from them
     behind: Any = None  # what a draft model has read of it
+    guide: Guide | None = None  # what its text must be
     held: float = 0.5  # share of the guesses of that model that are likely to hold
 
     @property

@@ -28,6 +28,7 @@ from yanmo.models.protocol import LanguageModel
 
 AnySlots = Slots | StateSlots
 MOST_COLUMNS = 16  # of a recorded step
+MOST_FORCED = 32  # tokens of a grammar that one step reads
 
 
 class Columns:
@@ -77,7 +78,10 @@ class Writer:
             self._draft = min(self._draft, MOST_COLUMNS - 1)
             self._columns = Columns(network)
         self.controller, self.of_draft = Controller(), Controller()
-        self._kind = ""  # of the guesses of the present step: lookup, draft or none
+        self._forced = 0  # tokens that a grammar forces are read with the last one: so many at most
+        if reads_in_parts(network):
+            self._forced = MOST_FORCED if self._columns is None else MOST_COLUMNS - 1
+        self._kind = ""  # of the guesses of the present step: lookup, draft, grammar or none
         self.counts = {"steps": 0, "drafted": 0, "accepted": 0}
 
     def step(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Tensor]]:
@@ -110,6 +114,8 @@ class Writer:
             if not going:
                 break
         self._slots.stepped([n + h for n, h in zip(lengths, held)], ids)
+        if self._kind == "grammar":  # its tokens are no guesses
+            return
         controller = self.controller if self._kind == "lookup" else self.of_draft
         controller.saw(len(rows), True, time.perf_counter() - start)  # what was read again counts too
         for row, draft, count in zip(rows, drafts, held):
@@ -139,6 +145,10 @@ class Writer:
     def _drafts(self, rows: Sequence[Row]) -> list[list[int]]:
         """The guesses for each row; none where checking them does not pay."""
         none: list[list[int]] = [[] for _ in rows]
+        forced = self._certain(rows)
+        if forced:
+            self._kind = "grammar"
+            return forced
         if not self._draft or (self._columns is not None and len(rows) > 1):
             return none
         drafts, expected = [], 0.0
@@ -154,6 +164,13 @@ class Writer:
         if expected and self.controller.wants(len(rows), expected):
             return drafts
         return none if self._drafter is None else self._guessed(rows, self._drafter)
+
+    def _certain(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The tokens that a grammar forces on each row, where there are at least as many as rows; else nothing."""
+        if not self._forced or not any(row.guide for row in rows) or (self._columns is not None and len(rows) > 1):
+            return []
+        found = [r.guide.forced(min(self._forced, r.limit - len(r.new) - 1)) if r.guide else [] for r in rows]
+        return found if sum(map(len, found)) >= len(rows) else []
 
     def _guessed(self, rows: Sequence[Row], drafter: Drafter) -> list[list[int]]:
         """The guesses of the draft model, the more the more of them held; none where they do not pay."""
