@@ -241,3 +241,40 @@ def test_a_damaged_archive_is_one_sentence(tmp_path):
         (tmp_path / name).write_bytes(b"no archive")
         with pytest.raises(FileError, match="no archive that can be read"):
             reading.read("extract", tmp_path / name)
+
+
+def test_entities_counted_in_tokens(tmp_path):
+    spert = {"tokens": ["Ada", "Byron", "in", "London"], "orig_id": 5}
+    spert |= {"entities": [{"type": "P", "start": 0, "end": 2}, {"type": "L", "start": 3, "end": 4}]}
+    spert |= {"relations": [{"type": "lives", "head": 0, "tail": 1}]}
+    example = read(tmp_path, json.dumps([spert]), "a.json").examples[0]
+    assert (example.id, shown(example)) == ("5", [("P", "Ada Byron"), ("L", "London")])
+    assert example.relations == (Relation("lives", 0, 1),)
+    with pytest.raises(FileError, match="a.json:1: an entity reaches from token 3 to 9; there are 4 tokens"):
+        read(tmp_path, json.dumps([spert | {"entities": [{"type": "P", "start": 3, "end": 9}]}]), "a.json")
+    document = {"doc_key": "d", "sentences": [["Ada", "ran"], ["To", "London", "she", "ran"]]}
+    document |= {"ner": [[[0, 0, "P"]], [[3, 3, "L"], [4, 4, "P"]]], "relations": [[], [[4, 4, 3, 3, "to"]]]}
+    examples = read(tmp_path, [document]).examples
+    assert [(e.text, shown(e), e.group) for e in examples] == [
+        ("Ada ran", [("P", "Ada")], "d"),
+        ("To London she ran", [("L", "London"), ("P", "she")], "d"),
+    ]
+    assert [e.relations for e in examples] == [(), (Relation("to", 1, 0),)]
+    with pytest.raises(FileError, match="a.jsonl:1: its ner are not one list for each of its 2 sentences"):
+        read(tmp_path, [document | {"ner": [[]]}])
+
+
+def test_marked_sentences_in_tables_and_characters_of_heads_and_tails(tmp_path):
+    row = {"sentence": "An <e1>egg</e1> in <e2>milk</e2>", "relation": "Content-Container(e1,e2)"}
+    table = 'sentence,relation\n"An <e1>egg</e1> in <e2>milk</e2>","Content-Container(e1,e2)"\n'
+    for data in (read(tmp_path, [row]), read(tmp_path, table, "a.csv")):
+        assert shown(data.examples[0]) == [("entity", "egg"), ("entity", "milk")]
+        assert data.examples[0].relations == (Relation("Content-Container", 0, 1),)
+    held = {
+        "text": "鲁迅写了呐喊",
+        "h": {"name": "鲁迅", "pos": [0, 2]},
+        "t": {"name": "呐喊", "pos": [4, 6]},
+        "relation": "作品",
+    }
+    example = read(tmp_path, [held]).examples[0]
+    assert example.text == "鲁迅写了呐喊" and shown(example) == [("entity", "鲁迅"), ("entity", "呐喊")]

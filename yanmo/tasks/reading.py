@@ -13,9 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yanmo.errors import FileError, InputError, nearest
-from yanmo.tasks import aligned, brat, parallel, reading_chats, reading_extract, reading_json, reading_tables, squad
+from yanmo.tasks import (
+    aligned,
+    brat,
+    hubdata,
+    parallel,
+    reading_chats,
+    reading_extract,
+    reading_json,
+    reading_tables,
+    squad,
+)
 from yanmo.tasks import columns as roles
 from yanmo.tasks.examples import TASKS, Bad, Data, Example, Understood
+from yanmo.tasks.hubdata import is_hub
 from yanmo.tasks.reading_files import File, Reading, Rows, decode, find, load
 
 REMEDY = "mend the row, or leave such rows out with --skip-bad"
@@ -41,7 +52,7 @@ def read(
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not named:
         raise InputError("no data is named; name at least one file of examples")
-    files = find([Path(path) for path in named])
+    files = find([found for path in named for found in (hubdata.files(str(path)) if is_hub(path) else [Path(path)])])
     reading = Reading(task, said, Understood(task, "", [file.name for file in files]))
     data = Data([], reading.understood)
     for item in _all(files, reading):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yanmo.errors import FileError
-from yanmo.tasks import conll, reading_tables, relations_reading, spanjson
+from yanmo.tasks import conll, reading_tables, relations_reading, spanjson, tokenspans
 from yanmo.tasks.columns import Row
 from yanmo.tasks.examples import Bad
 from yanmo.tasks.reading_files import File, Reading, Rows, short
@@ -52,7 +52,16 @@ def rows_of(file: File, rows: Sequence[Row], reading: Reading) -> Rows:
     """Yield the examples of objects, or of the rows of a Parquet file, by what most of the first ones hold."""
     sample = [row for _, row in rows[:100]]
     said = reading.columns.keys() & {"token", "tag", "text", "entities"}
-    if any(map(relations_reading.has_tokens, sample)):
+    if any(map(relations_reading.has_marks, sample)):
+        reading.format("texts with <e1> and <e2>")
+        yield from relations_reading.marked_rows(file, rows, reading)
+    elif not said and any(map(tokenspans.is_sentences, sample)):
+        reading.format("documents of sentences, counted in tokens")
+        yield from tokenspans.sentences(file, rows, reading)
+    elif not said and any(map(tokenspans.is_counted, sample)):
+        reading.format("tokens with entities")
+        yield from tokenspans.counted(file, rows, reading)
+    elif any(map(relations_reading.has_tokens, sample)):
         reading.format("tokens with subject and object")
         yield from relations_reading.by_tokens(file, rows, reading)
     elif any(map(relations_reading.has_triples, sample)):
@@ -92,5 +101,7 @@ def text(file: File, content: str, reading: Reading) -> Rows:
         reading.format("table of relations")
         yield from held.bad
         rows = [(line, dict(zip(held.names, cells))) for line, cells in held.rows]
-        if rows:
+        if any(relations_reading.has_marks(row) for _, row in rows[:100]):
+            yield from relations_reading.marked_rows(file, rows, reading)
+        elif rows:
             yield from relations_reading.table(file, held.names, rows, reading)

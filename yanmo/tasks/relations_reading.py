@@ -57,6 +57,30 @@ def marked(file: File, text: str, reading: Reading) -> Rows:
             yield Bad(where, str(refused))
 
 
+def has_marks(row: Mapping[str, Any]) -> bool:
+    """Whether a value of a row is a sentence with <e1> and <e2>."""
+    return any(isinstance(value, str) and "<e1>" in value and "<e2>" in value for value in row.values())
+
+
+def marked_rows(file: File, rows: Sequence[Row], reading: Reading) -> Rows:
+    """Yield rows of a marked sentence and its relation, as tables and Parquet files have them."""
+    names = list(dict.fromkeys(name for _, row in rows[:100] for name in row))
+    marked_in = next(n for n in names if any("<e1>" in str(row.get(n)) for _, row in rows[:100]))
+    said = reading.columns.get("relation")
+    known = [name for name in names if name.lower() in ("relation", "label", "class", "关系")]
+    others = [name for name in names if name != marked_in]
+    column = columns.resolve(said, names, file) if said else next(iter(known), others[-1] if others else "")
+    reading.understood.columns |= {"text": marked_in, "relation": column}
+    for line, row in rows:
+        where = file.at(line)
+        try:
+            below = str(row.get(column) or "").strip()
+            example = _marked(identity(row.get("id"), where), fit(row.get(marked_in), "text"), below, where, reading)
+            yield example
+        except Refused as refused:
+            yield Bad(where, str(refused))
+
+
 def _marked(number: str, sentence: str, below: str, where: str, reading: Reading) -> Example:
     if sentence.count('"') % 2 and sentence.endswith('"'):
         sentence = sentence[:-1]
@@ -161,6 +185,8 @@ def _conll04(file: File, name: str, line: int, rows: list[list[str]], scheme: sc
 def has_tokens(row: Mapping[str, Any]) -> bool:
     """Whether an object is TACRED's or FewRel's."""
     tokens = row.get("token", row.get("tokens"))
+    if isinstance(row.get("text"), str) and all(isinstance(row.get(n), Mapping) and "pos" in row[n] for n in "ht"):
+        return True  # OpenNRE's, counted in characters
     return isinstance(tokens, list) and ("subj_start" in row or ("h" in row and "t" in row))
 
 
@@ -199,9 +225,13 @@ def by_tokens(file: File, rows: Sequence[Row], reading: Reading, sign: str = ":"
 
 def _by_tokens(row: Mapping[str, Any], where: str, reading: Reading) -> Example:
     tokens = row.get("token", row.get("tokens"))
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+    if tokens is None and isinstance(row.get("text"), str):
+        tokens = list(row["text"])
+        text, places = row["text"], [(at, at + 1) for at in range(len(tokens))]
+    elif not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise Refused("its tokens are no list of texts")
-    text, places = rebuild(tokens)
+    else:
+        text, places = rebuild(tokens)
     if "subj_start" in row:
         ends = [(row.get(f"{name}_start"), row.get(f"{name}_end"), row.get(f"{name}_type")) for name in ("subj", "obj")]
         bounds = [(whole(a, "a start"), whole(b, "an end") + 1, t) for a, b, t in ends]
