@@ -1,6 +1,6 @@
 """A small server that speaks the hub's protocol on 127.0.0.1, writes down what it is asked, and misbehaves on demand.
 
-GET  /api/models/ID[/revision/REVISION]     the commit, and name, size and fingerprint of each file
+GET  /api/{models,datasets}/ID[/revision/REV]  the commit, and name, size and fingerprint of each file
 HEAD /ID/resolve/REVISION/FILE              commit, ETag, size; large files (LFS) are redirected to the CDN
 GET  /ID/resolve/REVISION/FILE              the bytes, or the rest of them from Range on
 GET  /cdn/FILE                              the same, on another host name and so without the user's token
@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/"):
             self.api(path)
             return
-        match = re.fullmatch(r"/(?:cdn|(.+)/resolve/([^/]+))/([^/]+)", path)
+        match = re.fullmatch(r"/(?:cdn|(?:datasets/)?(.+)/resolve/([^/]+))/([^/]+)", path)
         if match is None or match[3] not in self.hub.files or match[1] not in (None, self.hub.repo):
             self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
@@ -107,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self.send(fault, b"", {})
             return
-        if not re.fullmatch(rf"/api/models/{re.escape(self.hub.repo)}(/revision/(main|{self.hub.commit}))?", path):
+        known = rf"/api/(models|datasets)/{re.escape(self.hub.repo)}(/revision/(main|{self.hub.commit}))?"
+        if not re.fullmatch(known, path):
             code = "RevisionNotFound" if self.hub.repo in path else "RepoNotFound"
             self.send(404, b"", {"X-Error-Code": code})
             return

@@ -1,18 +1,20 @@
-"""One file from a web server into a folder: resumed where it broke, checked, complete or absent.
+"""One file from a web server into a folder: resumed where it broke, checked, complete or absent, at a polite rate.
 
 In: a Remote (address, name, what is published of it). Out: the path of the file.
 
-    fetch       a Remote → a file in the folder; NAME.part and NAME.part.json until it is complete
+    fetch       a Remote → a file in the folder; NAME.part and NAME.part.json until it is complete, NAME.seen.json after
+    read        a small file (a list, a status) → its bytes
 
-A part is only continued while the server says, by If-Range, that the file is still the same one.
+A part is only continued while the server says, by If-Range, that the file is still the same one. A file that is there
+is taken where it is the one that was checked (size and time of NAME.seen.json); else it is checked again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import hashlib
 import http.client
-import json
 import os
 import time
 import urllib.error
@@ -22,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from yanmo.errors import FileError, NetworkError
-from yanmo.files import inside, reason, write_json
+from yanmo.files import inside, read_json_object, reason, write_json
 
 AGENT = "yanmo (a corpus builder; one connection at a time)"
 BLOCK = 1 << 18
 LONGEST = 300.0  # seconds that one pause may take
+KINDS = ("sha256", "sha1", "md5")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,17 @@ class Remote:
 
 @dataclass(frozen=True)
 class Manners:
-    """How a server is treated: seconds without a byte, attempts without progress, first pause in seconds."""
+    """How a server is treated: seconds without a byte, attempts without progress, first pause in seconds.
+
+    least: bytes a second over `timeout` seconds, below which a connection counts as broken; an attempt made progress
+    where it brought as much as `timeout` such seconds would. most: bytes a second that are taken at most, 0 for any.
+    """
 
     timeout: float = 60.0
     attempts: int = 6
     pause: float = 1.0
+    least: float = 2_000.0
+    most: float = 0.0
 
 
 class _Again(Exception):
@@ -61,95 +70,181 @@ def fetch(remote: Remote, folder: Path, manners: Manners = Manners()) -> Path:
     path = inside(folder, remote.name, remote.url)
     if not remote.url.startswith(("http://", "https://")):
         raise NetworkError(f"{remote.url}: only http and https are fetched; check the address")
-    if path.exists() and remote.size in (None, path.stat().st_size):
-        return path
     part, failed = path.with_name(path.name + ".part"), 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _attempt(remote, part, manners)
-            _check(remote, part)
-            os.replace(part, path)
-            part.with_name(part.name + ".json").unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_there(remote, path):
             return path
-        except _Again as error:
-            grown = part.exists() and part.stat().st_size > before
-            failed = 0 if grown else failed + 1
-            if failed >= manners.attempts:
-                raise NetworkError(f"{remote.url}: did not arrive ({error}); run again to continue it") from None
-            wait = max(error.wait, manners.pause * 2**failed)
-            if error.wait > LONGEST:
-                raise NetworkError(f"{remote.url}: the server asks for {error.wait:.0f} s; run again later") from None
-            time.sleep(min(wait, LONGEST))
-        except OSError as error:
-            if isinstance(error, (NetworkError, FileError)):
-                raise
-            raise FileError(f"{part}: cannot be written ({reason(error)}); free some space") from None
+        while True:
+            before = _size(part)
+            try:
+                _attempt(remote, part, manners)
+                _check(remote, part)
+                break
+            except _Again as error:
+                grown = _size(part) - before
+                failed = 0 if grown >= manners.least * manners.timeout else failed + 1
+                if failed >= manners.attempts:
+                    raise NetworkError(f"{remote.url}: did not arrive ({error}); run again to continue it") from None
+                if error.wait > LONGEST:
+                    raise NetworkError(
+                        f"{remote.url}: the server asks for {error.wait:.0f} s; run again later"
+                    ) from None
+                time.sleep(min(max(error.wait, manners.pause * 2**failed), LONGEST))
+        os.replace(part, path)
+        _notes_of(part).unlink(missing_ok=True)
+        _remember(remote, path)
+        return path
+    except OSError as error:
+        if isinstance(error, (NetworkError, FileError)):
+            raise
+        raise FileError(f"{part}: cannot be written ({reason(error)}); free some space") from None
+
+
+def read(url: str, folder: Path, manners: Manners = Manners(), limit: int = 64 * 2**20) -> bytes:
+    """The bytes of a small file, asked for anew."""
+    name = f".asked-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    for old in folder.glob(f"{name}*"):
+        old.unlink()
+    path = fetch(Remote(url, name), folder, manners)
+    try:
+        if path.stat().st_size > limit:
+            raise NetworkError(f"{url}: {path.stat().st_size:,} bytes, at most {limit:,} are read; check the address")
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
+        _seen_of(path).unlink(missing_ok=True)
 
 
 def _attempt(remote: Remote, part: Path, manners: Manners) -> None:
-    notes = part.with_name(part.name + ".json")
-    known = _notes(notes)
-    start = part.stat().st_size if part.exists() and known else 0
+    known = str(_object(_notes_of(part)).get("validator") or "")
+    start = _size(part) if known else 0
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
+    request = urllib.request.Request(remote.url, headers=headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(remote.url, headers=headers), timeout=manners.timeout
-        ) as answer:
-            if not answer.url.startswith(("http://", "https://")):
-                raise NetworkError(f"{remote.url}: leads to {answer.url}, which is not fetched; check the address")
-            if answer.status != 206 or not str(answer.headers["Content-Range"]).startswith(f"bytes {start}-"):
-                if answer.status != 200:
-                    part.unlink(missing_ok=True)
-                    raise _Again(f"a range that was not asked for, HTTP {answer.status}")
-                start = 0
-            tag = answer.headers["ETag"] or ""
-            write_json(notes, {"validator": tag if tag.startswith('"') else answer.headers["Last-Modified"] or ""})
-            length = answer.headers["Content-Length"]
-            goal = start + int(length) if str(length).isdecimal() else remote.size
-            _receive(answer, part, start)
+        with urllib.request.urlopen(request, timeout=manners.timeout) as answer:
+            start, goal = _beginning(answer, remote, part, start)
+            _receive(answer, part, start, remote.size, manners)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416:
             part.unlink(missing_ok=True)
-        elif error.code not in (408, 429) and error.code < 500:
+        elif error.code not in (408, 425, 429) and error.code < 500:
             raise NetworkError(f"{remote.url}: HTTP {error.code}; check the name of the source") from None
-        asked = error.headers.get("Retry-After") or ""
-        raise _Again(f"HTTP {error.code}", float(asked) if asked.isdecimal() else 0.0) from None
+        raise _Again(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After") or "")) from None
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _Again(str(error)[:200] or type(error).__name__) from None
-    if goal is not None and part.stat().st_size < goal:
-        raise _Again(f"{part.stat().st_size:,} of {goal:,} bytes")
+    if goal is not None and _size(part) < goal:
+        raise _Again(f"{_size(part):,} of {goal:,} bytes")
 
 
-def _receive(answer: Any, part: Path, start: int) -> None:
+def _beginning(answer: Any, remote: Remote, part: Path, start: int) -> tuple[int, int | None]:
+    """Where the bytes of an answer belong, and how many the file then has, as far as the server says."""
+    if not answer.url.startswith(("http://", "https://")):
+        raise NetworkError(f"{remote.url}: leads to {answer.url}, which is not fetched; check the address")
+    if answer.status != 206 or not str(answer.headers["Content-Range"]).startswith(f"bytes {start}-"):
+        if answer.status != 200:
+            part.unlink(missing_ok=True)
+            raise _Again(f"a range that was not asked for, HTTP {answer.status}")
+        start = 0
+    tag = answer.headers["ETag"] or ""
+    write_json(_notes_of(part), {"validator": tag if tag.startswith('"') else answer.headers["Last-Modified"] or ""})
+    length = str(answer.headers["Content-Length"])
+    return start, start + int(length) if length.isascii() and length.isdecimal() else remote.size
+
+
+def _receive(answer: Any, part: Path, start: int, size: int | None, manners: Manners) -> None:
+    """Write what arrives; ends at the end, at more than the published size, and where too little arrives."""
     with open(part, "r+b" if start else "wb") as file:
         file.seek(start)
+        began = window = time.monotonic()
+        taken = recent = 0
         try:
             while block := answer.read1(BLOCK):
                 file.write(block)
+                taken, recent, now = taken + len(block), recent + len(block), time.monotonic()
+                if size is not None and start + taken > size:
+                    return  # _check says so
+                if now - window > manners.timeout:
+                    if recent < manners.least * (now - window):
+                        raise _Again(f"{recent:,} bytes in {now - window:.0f} s")
+                    window, recent = now, 0
+                if manners.most > 0:
+                    time.sleep(max(0.0, taken / manners.most - (now - began)))
         finally:
             file.flush()
             os.fsync(file.fileno())
 
 
+def _seconds(text: str) -> float:
+    """Retry-After: seconds, or a date."""
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return 0.0
+
+
+def _is_there(remote: Remote, path: Path) -> bool:
+    """Whether a file is the one that is wanted; one that is not is removed."""
+    if not path.exists():
+        return False
+    if not path.is_file():
+        raise FileError(f"{path}: a folder, where a file is to be downloaded; remove it")
+    status, seen = path.stat(), _object(_seen_of(path))
+    known = [seen.get("size"), seen.get("time")] == [status.st_size, status.st_mtime_ns]
+    if known and seen.get("digest") == remote.digest and remote.size in (None, status.st_size):
+        return True
+    published = remote.digest is not None or remote.size is not None
+    if published and _wrong(remote, path) == "":
+        _remember(remote, path)
+        return True
+    path.unlink()
+    return False
+
+
+def _remember(remote: Remote, path: Path) -> None:
+    status = path.stat()
+    write_json(_seen_of(path), {"size": status.st_size, "time": status.st_mtime_ns, "digest": remote.digest})
+
+
 def _check(remote: Remote, part: Path) -> None:
-    size, wrong = part.stat().st_size, ""
-    if remote.size not in (None, size):
-        wrong = f"{size:,} bytes instead of {remote.size:,}"
-    elif remote.digest:
-        kind, _, wanted = remote.digest.partition(":")
-        with open(part, "rb") as file:
-            found = hashlib.file_digest(file, kind).hexdigest()
-        wrong = "" if found == wanted else f"{kind} {found[:12]} instead of {wanted[:12]}"
-    if wrong:
+    if wrong := _wrong(remote, part):
         part.unlink()
         raise NetworkError(f"{remote.url}: arrived damaged ({wrong}) and was removed; try again")
 
 
-def _notes(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return str(json.loads(path.read_text("utf-8")).get("validator") or "")
-    return ""
+def _wrong(remote: Remote, path: Path) -> str:
+    """How a file differs from what is published of it, or nothing."""
+    size = path.stat().st_size
+    if remote.size not in (None, size):
+        return f"{size:,} bytes instead of {remote.size:,}"
+    if not remote.digest:
+        return ""
+    kind, _, wanted = remote.digest.partition(":")
+    if kind not in KINDS:
+        raise NetworkError(f"{remote.url}: its checksum is {remote.digest!r:.80}, of {', '.join(KINDS)} one is needed")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    return "" if found == wanted.lower() else f"{kind} {found[:12]} instead of {wanted[:12]}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _notes_of(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _seen_of(path: Path) -> Path:
+    return path.with_name(path.name + ".seen.json")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path, 2**16)
+    except FileError:
+        return {}

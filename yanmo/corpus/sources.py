@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, cast
 from yanmo.corpus.documents import check_shard
 from yanmo.corpus.encodings import BLOCK
 from yanmo.corpus.ledger import ReadReport
+from yanmo.corpus.remote import local_paths
 from yanmo.errors import FileError, InputError, need
 from yanmo.files import reason
 
@@ -197,7 +198,7 @@ def find_sources(paths: Sequence[str | Path], report: ReadReport, tell: Tell = _
         raise InputError(f"no path is given; name {SUPPORTED}")
     met: set[tuple[int, int]] = set()
     found: list[Source] = []
-    for path in map(Path, paths):
+    for path in map(Path, local_paths(paths)):
         passed_over, again = report.skipped.total(), report.skipped["met before"]
         here = list(_behind(path, met, report, tell))
         if not here and (not found or report.skipped["met before"] == again):
