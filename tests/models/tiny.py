@@ -137,6 +137,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 53, "tie_word_embeddings": False},
     ),
     "bart": ("BartForConditionalGeneration", BART),
+    "mbart": ("MBartForConditionalGeneration", BART | {"scale_embedding": True}),
     "bart-scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "relu"}),
 }
 

@@ -161,3 +161,36 @@ def test_preparing_names_a_row_without_translation(tmp_path: Path) -> None:
 def test_a_bad_setting_is_one_sentence(model: Model, bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be"):
         predict(model, bad, rows("A dog."))
+
+
+def test_the_languages_of_mbart_are_chosen_by_their_codes(tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    from tests.models.tiny import BART, make
+    from yanmo.tokens.train import train_tokenizer
+
+    texts = [text for pair in PAIRS for text in pair] * 20
+    tokenizer = train_tokenizer(texts, "unigram", 180, special_tokens=("en_XX", "de_DE", "zh_CN"))
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 1}
+    sizes = {"vocab_size": tokenizer.vocab_size, "scale_embedding": True, "forced_eos_token_id": 1}
+    make("MBartForConditionalGeneration", BART | sizes | ids, tmp_path)
+    tokenizer.save(tmp_path)
+    model, theirs = load(tmp_path), AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    english, german = tokenizer.id("en_XX"), tokenizer.id("de_DE")
+    source = [english, *tokenizer.encode(PAIRS[0][0])]
+    limit = -(-len(source) // 8) * 8 + 16
+    out = theirs.generate(
+        torch.tensor([source]),
+        num_beams=3,
+        max_new_tokens=min(limit, 39),
+        forced_bos_token_id=german,
+        early_stopping=False,
+    )
+    settings = {"beams": 3, "max_ratio": 1.0, "source_language": "en", "target_language": "de_DE"}
+    found = predict(model, settings, rows(PAIRS[0][0]))[0]
+    assert out[0, 1] == german
+    assert found["translation"] == tokenizer.decode(out[0].tolist()).strip()
+    other = predict(model, settings | {"target_language": "zh_CN"}, rows(PAIRS[0][0]))[0]
+    assert other["translation"] != found["translation"]
+    with pytest.raises(InputError, match="no language 'fr'"):
+        predict(model, settings | {"target_language": "fr"}, rows("A dog."))

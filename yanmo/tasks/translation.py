@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 BATCH = 2048  # tokens of sources that are searched together, each with all its beams
 STEP = 8  # tokens by which limits grow
 LONGEST = 512  # tokens of a sentence where the model has no table of positions
-CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")  # en_XX, eng_Latn, __en__
+CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")  # en_XX; of other families eng_Latn, __en__
 CLAUSES = re.compile(r"(?<=[;:,，；：、。．])\s*|\s+")
 VOCAB, FEWEST = 8000, 500  # ids of a new vocabulary; of a small one
 OPTIONS: dict[str, Any] = {
@@ -304,8 +304,8 @@ def n_best(found: Sequence[Sequence[Said]], n: int) -> list[tuple[tuple[str, ...
 def languages(model: Model, source: str, target: str) -> Model:
     """The same model, set to translate from one language code of its vocabulary into another; "" changes nothing.
 
-    A code is what mBART, M2M100 and NLLB put before a text (en_XX, __en__, eng_Latn); `en` finds the one that begins
-    so. A model without codes has one pair of languages, and only cuts sentences by `source`.
+    A code is what mBART puts beside a text (en_XX); `en` finds the one that begins so. A model without codes has one
+    pair of languages, and only cuts sentences by `source`.
     """
     codes = language_codes(model.tokenizer)
     if not codes or not (source or target):
@@ -349,4 +349,7 @@ class _Coded:
         return getattr(self._model, name)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        return [self._id if id in self._codes else id for id in self._model.prompt_ids(prompt)]
+        ids = self._model.prompt_ids(prompt)
+        if not self._codes.intersection(ids):  # a tokenizer that was saved without a language
+            return [self._id, *ids]
+        return [self._id if id in self._codes else id for id in ids]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yanmo.models.families import bart, bert, gpt2, llama, recurrent, t5
+from yanmo.models.families import bart, bert, gpt2, llama, mbart, recurrent, t5
 from yanmo.models.families.table import Family
 
 FAMILIES: dict[str, Family] = {
@@ -16,6 +16,7 @@ FAMILIES: dict[str, Family] = {
         t5.MT5,
         bart.MARIAN,
         bart.BART,
+        mbart.MBART,
         llama.LLAMA,
         llama.MISTRAL,
         llama.QWEN2,
