@@ -24,7 +24,18 @@ from yanmo.errors import InputError, NetworkError
 from yanmo.files import sha256_file
 
 NAME = re.compile(r"([\w.-]+/)?[\w.-]+")
-TEXTS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TEXTS: tuple[str, ...] = (
+    ".parquet",
+    ".jsonl",
+    ".jsonl.gz",
+    ".json.gz",
+    ".txt",
+    ".txt.gz",
+    ".csv",
+    ".tsv",
+    ".csv.gz",
+    ".tsv.gz",
+)
 TEXTS += (".md", ".warc.gz", ".wet.gz", ".xml.bz2", ".jsonl.zst", ".txt.zst", ".jsonl.xz", ".txt.xz")
 NO_TEXTS = ("readme.md", "license.txt", "requirements.txt", "license.md")
 ATTEMPTS = 3
@@ -48,7 +59,10 @@ def fetch(name: str) -> list[Path]:
         found = _cached(repo, revision or None, pattern, str(error))
         warnings.warn(f"{error}; until then its copy in the cache is used", stacklevel=2)
         return found
-    return [_file(repo, commit, chosen, files[chosen]) for chosen in _wanted(files, pattern, repo)]
+    wanted = _wanted(files, pattern, repo)
+    paths = [_file(repo, commit, chosen, files[chosen]) for chosen in wanted]
+    _remember(repo, revision or "main", commit, wanted[0])
+    return paths
 
 
 def _wanted(names: Iterable[str], pattern: str, repo: str) -> list[str]:
@@ -104,6 +118,19 @@ def _file(repo: str, commit: str, name: str, about: Any) -> Path:
             damaged.unlink(missing_ok=True)
         raise NetworkError(f"hf:{repo}: {name} arrived damaged ({wrong}) and was removed; try again")
     return path
+
+
+def _remember(repo: str, revision: str, commit: str, name: str) -> None:
+    """Note in the cache which commit the revision is, now that all its files are there: offline mode relies on it."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repo, name, revision=revision, repo_type="dataset")
+    if revision == commit or (isinstance(known, str) and commit in Path(known).parts):
+        return
+    try:
+        hf_hub_download(repo, name, revision=revision, repo_type="dataset")  # one HEAD request: the file is there
+    except Exception as error:
+        raise _sentence(error, repo, name) from None
 
 
 def _wrong(path: Path, about: Any) -> str:
