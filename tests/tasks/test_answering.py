@@ -237,6 +237,20 @@ def test_a_row_of_a_batch_equals_the_row_alone_and_long_passages_are_read_whole(
     assert predict(*model, []) == []
 
 
+def test_a_saved_reader_opens_in_transformers_and_reads_the_same(
+    model: tuple[Model, dict[str, Any]], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    model[0].save(tmp_path / "reader", family="bert")
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "reader").eval()
+    row = examples(1, seed=5)[0]
+    ids, types = (torch.tensor([part]) for part in model[0].tokenizer.encode_pair(row.question or "", row.text))
+    with torch.no_grad():
+        out = theirs(input_ids=ids, token_type_ids=types)
+    ours = model[0].scores(ids, token_types=types)[0]
+    assert torch.allclose(ours, torch.stack([out.start_logits[0], out.end_logits[0]], 1), atol=1e-4)
+
+
 def test_a_span_is_found_behind_the_first_window(model: tuple[Model, dict[str, Any]]) -> None:
     sure = [(row, one) for row in examples(60, seed=4) for one in predict(*model, asked([row])) if one["answer"]]
     row, answer = max(sure, key=lambda pair: pair[1]["score"])
