@@ -10,7 +10,7 @@ Passages are ranked by BM25 (Robertson and Zaragoza 2009; k1 1.5, b 0.75), by th
 characters found more than the words of a segmenter did (docs/log.md), and need none.
 
 A passage ends at a blank line, a line, a sentence or a space, whichever is the last before its size; passages joined
-are the document. Texts and index are in memory: about four times the size of the documents.
+are the document. Texts and index are in memory: while the index is made, some fifteen times the size of the documents.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def terms(text: str) -> list[str]:
     """Words in lower case without the s of a plural; characters and pairs of them where a script has no spaces."""
     found: list[str] = []
     for term in _TERM.findall(unicodedata.normalize("NFKC", text).casefold()):
-        if _DENSE_TERM.match(term):
+        if term[0] >= "\u0e00" and _DENSE_TERM.match(term):
             found += term
             found += [term[place : place + 2] for place in range(len(term) - 1)]
         else:
-            found.append(_PLURAL.sub("", term))
+            found.append(_PLURAL.sub("", term) if term[-1] == "s" else term)
     return found
 
 
@@ -171,7 +171,7 @@ def _whole(documents: Iterator[Document]) -> Iterator[tuple[Document, int, str]]
 def _cut(document: Document, number: int, text: str, size: int) -> Iterator[Passage]:
     """The passages of one document; those of white space alone are left out."""
     size = size or (DENSE if is_chinese(text[:10_000]) else SIZE)
-    ends = [place for place, character in enumerate(text) if character == "\n"]
+    ends = [match.start() for match in re.finditer("\n", text)]
     begin = 0
     while begin < len(text):
         end = len(text) if len(text) - begin <= size else border(text, begin + size // 2, begin + size)
