@@ -27,6 +27,7 @@ from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, short
 from yanmo.tasks.rebuilt import characters, rebuild
 
 SAMPLE = 2000  # lines from which is guessed
+BLANKS = re.compile("[ \\t]+")
 TAG = re.compile(r"O|o|[BIESMLUW][-_:.]\S+|\S+[-_:.][BIESMLUW]")
 TOKENS = ("tokens", "words", "token", "chars", "characters")
 TAGS = ("ner_tags", "tags", "ner", "labels", "label", "ner_tag", "tag", "bio", "entities_tags")
@@ -62,16 +63,18 @@ class Layout:
     def cells(self, line: str) -> list[str]:
         if self.separator == "\t":
             return line.rstrip("\r").split("\t")
-        cells = line.split() if self.separator is None else line.split(self.separator)
-        if len(cells) == self.width - 1 and line[:1] in (" ", "\u3000", "\xa0"):
-            return [line[0], *cells]  # the token is a space
+        if self.separator is not None:
+            return line.rstrip("\r").split(self.separator)
+        cells = BLANKS.split(line.rstrip(" \t\r"))  # other white space may be a token
+        if not cells[0]:
+            return [" ", *cells[1:]] if len(cells) == self.width else cells[1:]  # the token is a space
         return cells
 
 
 def is_columns(text: str) -> bool:
     """Whether most lines end in a tag of a known scheme, and some lines are empty or few have another width."""
     lines = [line for line in text.split("\n", SAMPLE)[:SAMPLE] if line.strip() and not line.startswith("#")]
-    cells = [re.split(r"[ \t]+", line.rstrip(" \t\r")) for line in lines]
+    cells = [BLANKS.split(line.rstrip(" \t\r")) for line in lines]
     tagged = [row for row in cells if len(row) > 1 and TAG.fullmatch(row[-1])]
     return bool(lines) and len(tagged) >= 0.9 * len(lines)
 
