@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/"):
             self.api(path)
             return
-        match = re.fullmatch(r"/(?:cdn|(?:datasets/)?(.+)/resolve/([^/]+))/([^/]+)", path)
+        match = re.fullmatch(r"/(?:cdn|(?:datasets/)?(.+)/resolve/([^/]+))/(.+)", path)
         if match is None or match[3] not in self.hub.files or match[1] not in (None, self.hub.repo):
             self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return

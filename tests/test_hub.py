@@ -197,6 +197,47 @@ def test_pickled_weights_are_fetched_where_there_is_nothing_better(hub: Hub, cli
     assert "pytorch_model.bin" in hub.asked("GET")
 
 
+def test_an_adapter_is_fetched_with_what_it_needs(hub: Hub, client: Client) -> None:
+    config, weights = "adapter_config.json", "adapter_model.safetensors"
+    hub.files = {config: b"{}", weights: b"12", "tokenizer.json": b"{ }", "README.md": b"x", "optimizer.pt": b"1234"}
+    folder = Path(client()["path"])
+    assert sorted(hub.asked("GET")) == sorted([config, weights, "tokenizer.json", "README.md"])
+    assert (folder / config).is_file() and client(offline=True) == {"path": str(folder)}
+    del hub.files[weights]
+    hub.commit = "d" * 40
+    assert "an adapter without adapter_model.safetensors" in client()["sentence"]
+
+
+def test_a_repository_of_gguf_files_gives_the_one_that_is_meant(hub: Hub, client: Client) -> None:
+    names = ["m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m.gguf", "README.md", "sub/big-Q8_0-00001-of-00002.gguf"]
+    hub.files = {name: b"GGUF" + name.encode() for name in names} | {"sub/big-Q8_0-00002-of-00002.gguf": b"GGUF2"}
+    for wanted in ("Q4_K_M", "q4_k_m", "m-Q4_K_M.gguf"):
+        answer = client(f"owner/name:{wanted}")
+        assert "path" in answer, answer
+        assert Path(answer["path"]).name == "m-Q4_K_M.gguf"
+    assert hub.asked("GET") == ["m-Q4_K_M.gguf"]
+    answer = client("owner/name:big-Q8_0.gguf")
+    assert "path" in answer, answer
+    parts = Path(answer["path"])
+    assert parts.name == "big-Q8_0-00001-of-00002.gguf"
+    assert parts.with_name("big-Q8_0-00002-of-00002.gguf").read_bytes() == b"GGUF2"
+    assert client("owner/name:Q4_K_M", offline=True)["path"].endswith("m-Q4_K_M.gguf")
+    for wrong, said in [
+        ("", "3 .gguf files in it"),
+        (":Q8_0", "2 .gguf files"),
+        (":Q2_K", "no .gguf file 'Q2_K' in it"),
+    ]:
+        assert said in client(f"owner/name{wrong}", revision="main")["sentence"]
+    del hub.files["sub/big-Q8_0-00002-of-00002.gguf"]
+    assert "has 2 parts, and 1 are there" in client("owner/name:big-Q8_0")["sentence"]
+
+
+def test_the_only_gguf_file_of_a_repository_is_meant(hub: Hub, client: Client) -> None:
+    hub.files = {"m-Q8_0.gguf": b"GGUF", "imatrix.gguf": b"GGUF", "README.md": b"x"}
+    assert client()["path"].endswith("m-Q8_0.gguf") and hub.asked("GET") == ["m-Q8_0.gguf"]
+    assert client(offline=True)["path"].endswith("m-Q8_0.gguf")
+
+
 def test_a_model_without_readable_weights_is_one_sentence_and_no_download(hub: Hub, client: Client) -> None:
     del hub.files["model.safetensors"], hub.files["pytorch_model.bin"]
     answer = client()
@@ -389,6 +430,9 @@ def test_no_list_of_files_makes_us_fetch_what_is_not_needed(names: list[str]) ->
     try:
         chosen = needed(names, "model", "x")
     except Error:
+        return
+    if "config.json" not in names and any(name.endswith(".gguf") for name in names):
+        assert len(set(chosen)) == 1 and chosen[0].endswith(".gguf")
         return
     assert set(chosen) <= {*SMALL, "model.safetensors", "pytorch_model.bin"} | {
         name for name in names if name.endswith((".model", ".spm", ".safetensors")) and "/" not in name

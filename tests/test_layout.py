@@ -16,9 +16,10 @@ PACKAGE = ROOT / "yanmo"
 BASE = {"errors", "files"}
 ROOMS = ["corpus", "tokens", "models", "training", "inference", "tasks"]  # text flows from left to right
 NATIVE = {"kernels"}  # beside models: these and the rooms to their right may import it
-BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "gguf", "page", "charts", "runpage", "nativetext"}
+BESIDE = {"runs", "recipe", "machine", "rates", "system", "hub", "hubfiles", "gguf"}
+BESIDE |= {"page", "charts", "runpage", "nativetext"}
 # beside the rooms, and standing on another file there
-PARTS = {"machine": {"rates", "system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
+PARTS = {"hub": {"hubfiles"}, "machine": {"rates", "system"}, "charts": {"page"}, "runpage": {"page", "charts", "runs"}}
 DOORS = {"__init__", "__main__", "plan", "tour", "pretrain", "finetune", "cli"}
 TENSORS = {
     "kernels",

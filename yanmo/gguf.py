@@ -16,10 +16,11 @@ filled up to the alignment, the bytes of the tensors, each filled up too. No ten
 from __future__ import annotations
 
 import math
+import re
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,7 @@ MAX_HEADER_BYTES = 64 * 2**20  # the largest public vocabularies take about 15 M
 MAX_ITEMS = 2**22  # of an array; the largest public one has about 800,000
 MAX_KEYS, MAX_TENSORS, MAX_NAME = 2**14, 2**16, 1024
 MAX_SIZE = 2**40  # of one dimension
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY, BOOL = 8, 9, 7
 
@@ -63,12 +65,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """One tensor: its shape from the outermost dimension, and where it begins in the file."""
+    """One tensor: its shape from the outermost dimension, and where it begins in the file, or in which of its parts."""
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
     offset: int
+    part: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -78,12 +81,16 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says: keys and values (arrays of numbers as numpy arrays, of texts as lists), and its tensors."""
+    """What a file says: keys and values (arrays of numbers as numpy arrays, of texts as lists), and its tensors.
+
+    parts: path and size of each file of a model in parts, this one first.
+    """
 
     path: Path
     size: int
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorPlace]
+    parts: tuple[tuple[Path, int], ...]
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """A value that must be of `kind` (str, int, float, bool, list, numpy.ndarray); absent: `default`."""
@@ -111,8 +118,33 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and check the header of a file."""
-    path = Path(path)
+    """Read and check the header of a file, and of a model in parts (…-00001-of-00003.gguf) those of all its files."""
+    first = _read(Path(path))
+    count = first.get("split.count", int, 1)
+    if count <= 1:
+        return first
+    match = PART.fullmatch(first.path.name)
+    if match is None or int(match[3]) != count or first.get("split.no", int, 0) != int(match[2]) - 1:
+        raise FileError(f"{path}: a part of a model in {count} files, and not named as one; restore its name")
+    if int(match[2]) != 1:
+        raise FileError(f"{path}: part {int(match[2])} of a model in {count} files; give the first, {match[1]}-00001-…")
+    headers = [first]
+    for number in range(2, count + 1):
+        headers.append(_read(first.path.with_name(f"{match[1]}-{number:05}-of-{count:05}.gguf")))
+        other = headers[-1]
+        if other.get("split.count", int, 1) != count or other.get("split.no", int, -1) != number - 1:
+            raise FileError(f"{other.path}: not part {number} of {first.path.name}; fetch it again")
+    tensors = {n: replace(t, part=i) for i, header in enumerate(headers) for n, t in header.tensors.items()}
+    total, claimed = sum(len(header.tensors) for header in headers), first.get("split.tensors.count", int)
+    if len(tensors) != total or claimed not in (None, total):
+        raise FileError(
+            f"{path}: {total:,} tensors in its parts, {claimed or len(tensors):,} of a name; fetch it again"
+        )
+    return replace(first, tensors=tensors, parts=tuple((header.path, header.size) for header in headers))
+
+
+def _read(path: Path) -> Header:
+    """Read and check the header of one file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise FileError(f"{path}: not a regular file; give the path of a .gguf file")
@@ -151,7 +183,7 @@ def parse_header(file: BinaryIO, size: int, path: Path) -> Header:
         raise reader.error(f"general.alignment is {_shown(alignment)}, and must be a power of two up to 2^20")
     entries = [_tensor(reader) for _ in range(tensors)]
     start = -(-reader.position // alignment) * alignment
-    return Header(path, size, metadata, _placed(reader, entries, start, alignment))
+    return Header(path, size, metadata, _placed(reader, entries, start, alignment), ((path, size),))
 
 
 class _Reader:

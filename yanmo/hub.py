@@ -3,9 +3,6 @@
 In: what a user typed. Out: the path of a folder or file on this machine, or one sentence (FileError, NetworkError).
 
     resolve         a path as it is; an id through the cache and, unless HF_HUB_OFFLINE is set, the hub
-    needed          of the files of a repository, those that are downloaded
-    find_weights    of the files of a model folder, the one that holds its weights
-    shard_names     of an index of shards, the file of each tensor
     _ask_hub        names, sizes and fingerprints of a repository's files: one request
     _fetch          one file: resumed by huggingface_hub if the connection breaks, then compared with its fingerprint
     _cached         the copy in the cache, if it is complete
@@ -21,40 +18,13 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from yanmo.errors import Error, FileError, InputError, NetworkError, nearest
-from yanmo.files import inside, read_json_object, sha256_file
+from yanmo.files import sha256_file
+from yanmo.hubfiles import ADAPTER, CONFIG, INDEX, TOKENIZER, Want, is_tokenizer, needed, shard_names
 
-Want = Literal["model", "tokenizer", "config"]
-
-CONFIG = ("config.json", "generation_config.json")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-TOKENIZER_SUFFIXES = (".model", ".spm")  # SentencePiece
-SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"
-FOREIGN = {
-    ".h5": "TensorFlow",
-    ".msgpack": "Flax",
-    ".ckpt": "TensorFlow or Lightning",
-    ".gguf": "llama.cpp",
-    ".onnx": "ONNX",
-    ".ot": "Rust",
-}  # formats of weights that are not read as a model folder's
-SHARD = re.compile(r".*-\d+-of-\d+\.\w+")
 ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 3
@@ -87,7 +57,8 @@ def resolve(path_or_id: str | Path, *, revision: str | None = None, want: Want =
     """Return the local path of a model: a folder, a file, a run folder's `model/`, or a downloaded snapshot.
 
     What exists on this machine is taken as it is, and so is what looks like a path; the rest is an id of the hub
-    ("gpt2", "owner/name") at `revision` (a branch, tag or commit; default: main). `want` bounds what is downloaded.
+    ("gpt2", "owner/name"; "owner/name:FILE" for one .gguf file of several, FILE being its name or what stands last in
+    it, e.g. Q4_K_M) at `revision` (a branch, tag or commit; default: main). `want` bounds what is downloaded.
     """
     text = os.fspath(path_or_id)
     if not text or "\0" in text:
@@ -96,13 +67,18 @@ def resolve(path_or_id: str | Path, *, revision: str | None = None, want: Want =
     if os.path.exists(path):
         run = path.is_dir() and not (path / "config.json").exists() and (path / "model").is_dir()
         return path / "model" if run else path
+    repo, colon, file = text.partition(":")
+    if colon and file and "/" in repo and ID.fullmatch(repo) and not isinstance(path_or_id, Path):
+        text = repo
+    else:
+        file = ""
     if isinstance(path_or_id, Path) or _looks_like_path(text):
         raise FileError(f"{path}: no such file or folder{_nearest_sibling(path)}; check the path")
     if not ID.fullmatch(text) or "--" in text or ".." in text:
         raise InputError(
             f"{text!r} is neither a path that exists nor a hub id (name or owner/name); check the spelling"
         )
-    return _download(text, revision or "main", want)
+    return _download(text, revision or "main", want, file)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -116,74 +92,16 @@ def _nearest_sibling(path: Path) -> str:
         return ""
 
 
-def find_weights(names: Iterable[str], where: str) -> str:
-    """Choose the file of a model folder that holds its weights, or the index of its shards.
-
-    `where` names the folder in the error, which lists what the folder holds instead.
-    """
-    names = sorted(names)
-    for name in (SAFETENSORS, SAFETENSORS + INDEX):
-        if name in names:
-            return name
-    others = [name for name in names if name.endswith(".safetensors") and not SHARD.fullmatch(name)]
-    if len(others) == 1:
-        return others[0]
-    for name in (PICKLE, PICKLE + INDEX):
-        if name in names:
-            return name
-    shards = [name for name in names if SHARD.fullmatch(name)]
-    if others:
-        found, remedy = others, f"rename the one that you mean to {SAFETENSORS}"
-    elif shards:
-        found, remedy = shards, f"fetch the index of these shards ({SAFETENSORS}{INDEX} or {PICKLE}{INDEX}) too"
-    elif names and any(name.endswith(".gguf") for name in names) and "config.json" not in names:
-        found, remedy = [name for name in names if name.endswith(".gguf")], "give the path of the .gguf file itself"
-    else:
-        found = [name for name in names if os.path.splitext(name)[1] in FOREIGN]
-        remedy = f"not read here are {', '.join(FOREIGN)}: convert once with save_pretrained() of transformers"
-        found = found or names
-    listed = ", ".join(map(repr, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    raise FileError(f"{where}: no {SAFETENSORS} and no {PICKLE}, but {listed or 'nothing'}; {remedy}")
-
-
-def needed(names: Iterable[str], want: Want, where: str) -> list[str]:
-    """Choose the files to download of those at the root of a repository; the shards that an index names come later."""
-    names = sorted(name for name in names if "/" not in name)
-    chosen = [name for name in names if name in CONFIG]
-    if want != "tokenizer" and "config.json" not in chosen:
-        raise FileError(f"{where}: no config.json in it, so not a model in the Hugging Face layout; choose another id")
-    if want != "config":
-        chosen += [name for name in names if _is_tokenizer(name)]
-    if want == "model":
-        chosen += [name for name in names if name == "README.md"]
-        chosen.append(find_weights(names, where))
-    if not chosen:
-        raise FileError(f"{where}: no tokenizer in it; choose another id")
-    return chosen
-
-
-def _is_tokenizer(name: str) -> bool:
-    return name in TOKENIZER or name.endswith(TOKENIZER_SUFFIXES)
-
-
-def shard_names(index: Path) -> dict[str, str]:
-    """Read an index of shards: the name of each tensor → the plain name of the file beside the index that holds it."""
-    places = read_json_object(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise FileError(f"{index}: no weight_map that gives the file of each tensor; fetch the file again")
-    return {name: inside(index.parent, file, index).name for name, file in places.items()}
-
-
 # The cache and the hub ---------------------------------------------------------------------------------------------
 
 
-def _download(repo: str, revision: str, want: Want) -> Path:
-    """Return the folder of a complete snapshot in the cache, after fetching what it lacks."""
+def _download(repo: str, revision: str, want: Want, file: str) -> Path:
+    """Return the folder of a complete snapshot in the cache (or its .gguf file), after fetching what it lacks."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision):  # a commit never changes: no need to ask
         try:
-            return _cached(repo, revision, want)
+            return _cached(repo, revision, want, file)
         except Error as error:
             if constants.HF_HUB_OFFLINE:
                 raise NetworkError(
@@ -194,45 +112,56 @@ def _download(repo: str, revision: str, want: Want) -> Path:
         repository = _ask_hub(repo, revision)
     except _Unreachable as error:
         try:
-            folder = _cached(repo, revision, want)
+            folder = _cached(repo, revision, want, file)
         except Error:
             raise NetworkError(str(error)) from None
         warnings.warn(f"{error}; until then its copy in the cache is used", stacklevel=4)
         return folder
-    names = needed(repository.files, want, f"{repo} at {constants.ENDPOINT}")
+    names = needed(repository.files, want, f"{repo} at {constants.ENDPOINT}", file)
     _check_space(repository, names)
-    folder = Path()
+    paths = []
     for name in names:
         path = _fetch(repository, name)
-        folder = path.parent
+        paths.append(path)
         if name.endswith(INDEX):
             shards = sorted(set(shard_names(path).values()))
             _check_space(repository, shards)
             for shard in shards:
                 _fetch(repository, shard)
     _remember(repository, names[0])
-    return folder
+    return paths[0] if names[0].endswith(".gguf") else paths[0].parent
 
 
-def _cached(repo: str, revision: str, want: Want) -> Path:
-    """The snapshot of `revision` in the cache; a FileError says what it lacks."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in (*CONFIG, *TOKENIZER):
-        path = try_to_load_from_cache(repo, name, revision=revision)
-        if isinstance(path, str):
-            folder = Path(path).parent
-            break
-    else:
-        raise FileError(f"{repo}: nothing of it at the revision {revision!r}")
-    names = [name for name in os.listdir(folder) if (folder / name).is_file()]
-    for name in needed(names, want, repo):
+def _cached(repo: str, revision: str, want: Want, file: str) -> Path:
+    """The snapshot of `revision` in the cache, or its .gguf file; a FileError says what it lacks."""
+    folder = _snapshot(repo, revision)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    wanted = needed(names, want, repo, file)
+    for name in wanted:
         if name.endswith(INDEX):
             missing = [shard for shard in shard_names(folder / name).values() if shard not in names]
             if missing:
                 raise FileError(f"{repo}: {missing[0]} is missing")
-    if want == "tokenizer" and not any(map(_is_tokenizer, names)):
+    if wanted[0].endswith(".gguf"):
+        return folder / wanted[0]
+    if want == "tokenizer" and not any(map(is_tokenizer, names)):
         raise FileError(f"{repo}: the tokenizer is missing")
+    return folder
+
+
+def _snapshot(repo: str, revision: str) -> Path:
+    """Where the cache keeps the files of a revision, of which it has at least one."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for name in (*CONFIG, ADAPTER[0], *TOKENIZER):
+        path = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"  # .gguf files have names of their own
+    known = cache / "refs" / revision
+    folder = cache / "snapshots" / (known.read_text("utf-8").strip() if known.is_file() else revision)
+    if not folder.is_dir():
+        raise FileError(f"{repo}: nothing of it at the revision {revision!r}")
     return folder
 
 

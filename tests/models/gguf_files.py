@@ -28,16 +28,17 @@ def write_model(
     tokens: list[str] | None = None,
     random: dict[str, str] | None = None,
     fast: bool = False,
+    split: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Write the model; `kind` of all matrices but those whose rows it cannot hold.
 
-    random: tensors of random blocks, and their kinds. fast: all blocks are random. Returns the numbers that the file
-    holds, by the names of the folder's tensors.
+    split: tensors of each part, 0: one file. random: tensors of random blocks, and their kinds. fast: all blocks are
+    random. Returns the numbers that the file holds, by the names of the folder's tensors.
     """
     config = json.loads((folder / "config.json").read_text())
     state = {name: tensor.float().numpy() for name, tensor in load_file(folder / "model.safetensors").items()}
     arch = config["model_type"]
-    writer = gguf.GGUFWriter(str(file), arch)
+    writer = gguf.GGUFWriter(str(file), arch, split_max_tensors=split)
     keys(writer, config)
     if tokens is None:
         writer.add_tokenizer_model("none")

@@ -47,6 +47,31 @@ def test_a_file_computes_what_its_folder_computes(tmp_path: Path, name: str, kin
     assert stored == {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
 
 
+def test_a_model_in_parts_is_the_one_in_a_file(tmp_path: Path) -> None:
+    make("LlamaForCausalLM", WIDE, tmp_path / "folder")
+    files.write_model(tmp_path / "folder", tmp_path / "x.gguf", "Q8_0", tokens=TOKENS)
+    files.write_model(tmp_path / "folder", tmp_path / "y.gguf", "Q8_0", tokens=TOKENS, split=7)
+    parts = sorted(tmp_path.glob("y-*.gguf"))
+    assert len(parts) > 2
+    one, other = yanmo.load(tmp_path / "x.gguf"), yanmo.load(parts[0])
+    ids = torch.tensor([[3, 5, 8, 2]])
+    assert torch.equal(one.logits(ids), other.logits(ids)) and other.tokenizer.encode("ab") == one.tokenizer.encode(
+        "ab"
+    )
+    with pytest.raises(FileError, match="give the first, y-00001-"):
+        yanmo.load(parts[1])
+    kept = parts[1].read_bytes()
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(FileError, match="not part 2 of y-00001-of-"):
+        yanmo.load(parts[0])
+    parts[1].unlink()
+    with pytest.raises(FileError, match=f"{parts[1].name}: no such file"):
+        yanmo.load(parts[0])
+    parts[1].write_bytes(kept)
+    with pytest.raises(FileError, match="not named as one"):
+        yanmo.load(parts[0].rename(tmp_path / "z.gguf"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_config_is_that_of_the_folder(tmp_path: Path, name: str) -> None:
     make(*VARIANTS[name], tmp_path / "folder")

@@ -13,7 +13,7 @@ import torch
 from weight_files import of_every_kind, raw_file
 
 from yanmo.errors import FileError
-from yanmo.hub import find_weights
+from yanmo.hubfiles import find_weights
 from yanmo.models import stored
 from yanmo.models.saving import save_weights
 from yanmo.models.weights import TensorInfo, open_weights, open_weights_file

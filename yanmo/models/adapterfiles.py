@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from yanmo.errors import FileError, InputError
 from yanmo.files import atomic_folder, reason, write_json
-from yanmo.hub import SAFETENSORS
+from yanmo.hubfiles import SAFETENSORS
 from yanmo.models.adapterconfig import TASKS, Saved, write_saved
 from yanmo.models.config import LABEL_HEADS
 from yanmo.models.families.catalog import FAMILIES

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from yanmo.errors import ConfigError, FileError, InputError
-from yanmo.gguf import Header
+from yanmo.gguf import Header, TensorPlace
 from yanmo.models.blocks import Blocks, copy_blocks
 from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
 from yanmo.models.families.gguf import FACTORS, foreign_of, turned_heads
@@ -55,7 +55,7 @@ def _factors(header: Header) -> list[float]:
             f"{header.path}: {FACTORS} is {list(place.shape)} {place.kind.name}, and must be a few numbers of F32; "
             "do not trust the file"
         )
-    file = open_file(header.path)
+    file = open_file(header.parts[place.part][0])
     try:
         numbers = torch.empty(place.shape)
         copy_blocks(Blocks(file, place), numbers)
@@ -68,16 +68,22 @@ def gguf_weights(header: Header, family: Family, config: TransformerConfig | Rec
     """Open the tensors of a file."""
     assert isinstance(config, TransformerConfig), "no recurrent network has a GGUF file"
     closing = ExitStack()
-    file = open_file(header.path)
-    closing.callback(file.close)
-    if file.size != header.size:
+    files: list[OpenFile] = []
+    try:
+        for path, size in header.parts:
+            files.append(open_file(path))
+            closing.callback(files[-1].close)
+            if files[-1].size != size:
+                raise FileError(f"{path}: changed while it was read; load it again")
+    except BaseException:
         closing.close()
-        raise FileError(f"{header.path}: changed while it was read; load it again")
-    return Weights(header.path, {name: _blocks(file, header, name, family, config) for name in header.tensors}, closing)
+        raise
+    blocks = {name: _blocks(files[place.part], place, family, config) for name, place in header.tensors.items()}
+    return Weights(header.path, blocks, closing)
 
 
-def _blocks(file: OpenFile, header: Header, name: str, family: Family, config: TransformerConfig) -> Blocks:
-    place, heads = header.tensors[name], turned_heads(name, config, family)
+def _blocks(file: OpenFile, place: TensorPlace, family: Family, config: TransformerConfig) -> Blocks:
+    name, heads = place.name, turned_heads(place.name, config, family)
     rows = heads * config.head_width
     if not heads or (place.shape if name.endswith("bias") else place.shape[:1]) != (rows,):
         return Blocks(file, place)  # of another shape: the table of names will say so

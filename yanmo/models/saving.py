@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from yanmo.errors import FileError, InputError
 from yanmo.files import reason, write_json
-from yanmo.hub import INDEX, SAFETENSORS
+from yanmo.hubfiles import INDEX, SAFETENSORS
 from yanmo.models.headers import DTYPES
 
 MAX_SHARD_BYTES = 5_000_000_000

@@ -26,7 +26,7 @@ import torch
 
 from yanmo.errors import FileError, nearest
 from yanmo.files import reason
-from yanmo.hub import FOREIGN, find_weights, shard_names
+from yanmo.hubfiles import FOREIGN, find_weights, shard_names
 from yanmo.models.blocks import Blocks, copy_blocks
 from yanmo.models.headers import read_safetensors
 from yanmo.models.pickles import read_pickle
