@@ -145,5 +145,5 @@ def _lines(result: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     found = [f"{result['main']['name']} of {result['examples']:,} examples ({result['judged_by']}), 95 % interval:"]
     found += [f"  {name:<{width}}  {m['value']:.3f}  ({m['low']:.3f} to {m['high']:.3f})" for name, m in rows]
-    asked = '--question "…" --context "…"' if result["task"] == "answer" else '"…"'
-    return [*found, f"{out / 'task.html'}", f"yanmo {result['task']} {out} {asked}"]
+    asked = '"…" --context "…"' if result["task"] == "answer" else '"…"'
+    return [*found, f"{out / 'report.html'}", f"yanmo {result['task']} {out} {asked}"]

@@ -1,6 +1,7 @@
 """How good a trained task is: its predictions, the figures with their interval, two baselines, the page.
 
-In: a finished run and its examples. Out: RUN/predictions.jsonl, RUN/result.json, RUN/task.html, and the result.
+In: a finished run and its examples. Out: RUN/predictions.jsonl, RUN/result.json, RUN/report.html, and the result; the
+page of the training, which had that name, becomes RUN/training.html.
 
     judge      the whole of it; made once, and read again where it is there
 """
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from yanmo.files import read_json_object, write_atomic, write_json
-from yanmo.tasks import baselines, metrics
+from yanmo.page import duration
+from yanmo.tasks import baselines, metrics, taskreport
 from yanmo.tasks.predictor import Predictor
 from yanmo.tasks.preparing import Prepared
+from yanmo.tasks.taskreport import Judged
 
-RESULT, PREDICTIONS, PAGE = "result.json", "predictions.jsonl", "task.html"
+RESULT, PREDICTIONS, PAGE, TRAINING = "result.json", "predictions.jsonl", "report.html", "training.html"
 Say = Callable[[str, dict[str, Any]], None]
 
 
@@ -47,6 +50,11 @@ def judge(prepared: Prepared, predictor: Predictor, run: Path, say: Say) -> dict
         "baselines": {name: _main(task, gold, rows) for name, rows in others.items()},
     }
     write_atomic(run / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+    if (run / PAGE).is_file():
+        (run / PAGE).replace(run / TRAINING)
+    facts = {"Predicting": f"{duration(seconds)}, {len(gold):,} examples"}
+    judged = Judged(task, gold, predictions, prepared.train, others, run, facts)
+    taskreport.write(run, judged, PAGE)
     write_json(run / RESULT, result)
     return result
 

@@ -133,6 +133,12 @@ class Predictor:
                 raise InputError(f"{name} {said} {key!r}, a text is needed")
         return dict(row)
 
+    def _repr_html_(self) -> str | None:
+        """The page of the run, in a notebook."""
+        from yanmo.tasks.taskreport import Shown
+
+        return None if self.report is None else Shown(self.report)._repr_html_()
+
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """The figures of the task's metrics (metrics.py) on examples."""
         from yanmo.tasks.metrics import score
