@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import re
 import zlib
 from collections import Counter
@@ -60,6 +61,49 @@ def test_a_document_keeps_what_the_dump_says_of_it(tmp_path: Path) -> None:
     assert first.title == "题目 0" and first.language == "zh" and first.license == "CC BY-SA 4.0"
     assert unquote(first.url) == "https://zh.wikipedia.org/wiki/题目_0" and first.date == "2024-01-02T03:04:05Z"
     assert '"revision": "1000"' in first.meta and first.text.startswith("第 0 页的文字 粗 & 乙。")
+
+
+def test_two_pages_of_one_text_are_two_documents(tmp_path: Path) -> None:
+    xml = HEAD + page(1, "同一段文字。") + page(2, "同一段文字。") + "</mediawiki>"
+    one, other = everything(source(tmp_path / "a.xml", xml.encode()))
+    assert isinstance(one, Document) and isinstance(other, Document)
+    assert one.text == other.text and one.id != other.id
+    again = everything(source(tmp_path / "a.xml", xml.encode()))[0]
+    assert isinstance(again, Document) and again.id == one.id
+
+
+def test_the_head_of_a_file_is_unpacked_once_for_its_units_and_again_when_it_changed(tmp_path, monkeypatch) -> None:
+    asked = []
+    read_site = wikipedia.read_site
+    monkeypatch.setattr(wikipedia, "read_site", lambda head: asked.append(1) or read_site(head))
+    made = source(tmp_path / "a.xml", XML)
+    units = [Unit(made, 0, 900), Unit(made, 900, 2000), Unit(made, 2000, None)]
+    assert sum(isinstance(one, Document) for unit in units for one in wikipedia.read(unit, {})) == 40
+    assert len(asked) == 1
+    made.path.write_bytes(XML.replace(b"zhwiki", b"enwiki"))
+    os.utime(made.path, ns=(1, 1))
+    list(wikipedia.read(units[0], {}))
+    assert len(asked) == 2
+
+
+def test_a_real_dump_in_7z_reads_as_the_plain_one(tmp_path: Path) -> None:
+    py7zr = pytest.importorskip("py7zr")
+    given = DATA / "aawiki-20260101-pages-meta-current.xml.bz2"
+    if not given.is_file():
+        pytest.skip("the shared dumps are not here")
+    xml = bz2.decompress(given.read_bytes())
+    plain = everything(source(tmp_path / "aawiki.xml", xml))
+    with py7zr.SevenZipFile(tmp_path / "aawiki.xml.7z", "w") as archive:
+        archive.write(tmp_path / "aawiki.xml", "aawiki.xml")
+    packed = everything(source(tmp_path / "aawiki.xml.7z", (tmp_path / "aawiki.xml.7z").read_bytes()))
+
+    def shown(found: list[Document | Loss]) -> list[tuple[str, str]]:
+        return [(one.title, one.text) if isinstance(one, Document) else (one.reason, one.where) for one in found]
+
+    assert shown(packed) == shown(plain) and len(plain) > 100
+    cut = (tmp_path / "aawiki.xml.7z").read_bytes()[:-900]
+    broken = everything(source(tmp_path / "cut.xml.7z", cut))
+    assert [one.reason for one in broken if isinstance(one, Loss)][-1] in ("damaged", "truncated")
 
 
 @pytest.mark.parametrize("suffix, pack", [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])

@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain
 from urllib.parse import quote, urlsplit
 
 from yanmo.corpus import wikitext
-from yanmo.corpus.documents import Document, new_document
+from yanmo.corpus.documents import Document, document_id
 from yanmo.corpus.sources import Source
 from yanmo.corpus.units import Loss, Reader, Settings, Unit
 from yanmo.corpus.wikipedia_pages import Damaged, Page, Site, declares_entities, parse, read_site, spans, utf8
@@ -50,7 +51,7 @@ def split(source: Source) -> list[Unit]:
 def read(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
     """Yield a document or a loss for each page that begins in the unit."""
     try:
-        head, site = _head(unit.source)
+        head, site = _head(unit.source, unit.source.path.stat().st_mtime_ns)
         if isinstance(head, Break):
             if unit.start == 0:
                 yield Loss(head.reason, f"{head.what}; fetch it again", f"byte {head.offset:,}")
@@ -79,8 +80,12 @@ def read(unit: Unit, settings: Settings) -> Iterator[Document | Loss]:
 READER = Reader(split, read)
 
 
-def _head(source: Source) -> tuple[bytes | Break, Site]:
-    """The first unpacked bytes of a file, or why there are none, and its site."""
+@lru_cache(8)
+def _head(source: Source, changed: int) -> tuple[bytes | Break, Site]:
+    """The first unpacked bytes of a file, or why there are none, and its site; kept for the file's other units.
+
+    changed: the file's time, so that another file of its name is read anew.
+    """
     blocks = unpack(source.path)
     first = next(blocks, Block(b""))
     if isinstance(first, Break):
@@ -115,7 +120,8 @@ def _page(data: bytes, site: Site, source: Source, settings: Settings) -> Docume
         return Loss(why[0], why[1], page.title, failed=False, text=page.text[:200], url=url, id=page.id)
     meta = {"page": page.id, "revision": page.revision, "timestamp": page.timestamp, "namespace": page.namespace}
     host = urlsplit(site.base).hostname or ""
-    return new_document(
+    return Document(
+        document_id(f"{source.name}\0{page.id}", text),  # two pages of a dump may have one text
         text,
         source.name,
         title=page.title,

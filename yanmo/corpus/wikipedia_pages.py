@@ -25,7 +25,8 @@ from yanmo.corpus.wikipedia_streams import Block, Break
 MAX_PAGE = 64 << 20  # bytes of one page's XML; MediaWiki itself stops at 2 MiB for a text
 OPEN, CLOSE, END = b"<page>", b"</page>", b"</mediawiki>"
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#[0-9]{1,7}|#x[0-9a-fA-F]{1,6});")
-_CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])
+_NONCHARACTERS = ("\ufffe".encode(), "\uffff".encode())
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding=["']([A-Za-z0-9._-]{2,40})["']""")
 _NAMESPACE = re.compile(r'<namespace key="(-?\d+)"[^<>]*?(?:/>|>([^<]*)</namespace>)')
 _TEXT = re.compile(r"<text\b[^<>]*?(/?)>")
@@ -174,7 +175,7 @@ def parse(data: bytes) -> Page:
         page = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Damaged("invalid_bytes", f"byte {error.start:,} of the page is not UTF-8") from None
-    if _CONTROL.search(page):
+    if len(data.translate(None, _CONTROL)) != len(data) or any(mark in data for mark in _NONCHARACTERS):
         raise Damaged("damaged", "it holds a control character, which XML forbids")
     first = page.find("<revision>")
     head, revision = (page[:first], page[first:]) if first >= 0 else (page, "")

@@ -29,6 +29,7 @@ _DROPPED += "categorytree templatestyles indicator style script includeonly"
 _KEPT = "nowiki pre syntaxhighlight source math chem ce"
 _NAMES = "|".join(sorted((_DROPPED + " " + _KEPT).split(), key=len, reverse=True))
 _ELEMENT = re.compile(rf"<({_NAMES})\b([^<>]*)>", re.IGNORECASE)
+_ENDS = {name: re.compile(f"</{name}", re.IGNORECASE | re.ASCII) for name in (_DROPPED + " " + _KEPT).split()}
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _TEMPLATE = re.compile(r"\{\{\{([^{}]*)\}\}\}|\{\{([^{}]*)\}\}")
 _EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*(?:[^\S\n]([^\[\]\n]*))?\]", re.IGNORECASE)
@@ -38,13 +39,14 @@ _BREAK = re.compile(r"<br[^<>]*>|</?(?:p|div|li|ul|ol|dd|dt|dl|tr|blockquote|cen
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _QUOTES = re.compile("'{2,5}")
 _MAGIC = re.compile(r"__[^\W\d_]{3,20}__")
-_SPACES = re.compile(r"[ \t\u00a0\u2009\u200b]+")
-_EMPTY = re.compile(r" ?[(（][\s,;:、，；：]*[)）]")
-_MARKED = re.compile(r"^([=*#:;])(.*)$", re.MULTILINE)
-_RULE = re.compile(r"^-{4,}", re.MULTILINE)
+_EMPTY = re.compile(r"\([\s,;:、，；：]*[)）]")  # patterns begin with one character, which is looked for fastest
+_EMPTY_WIDE = re.compile(r"（[\s,;:、，；：]*[)）]")
+_MARKED = re.compile(r"\n([=*#:;])([^\n]*)")
+_RULE = re.compile(r"\n-{4,}")
 _LINES = re.compile(r"\n{3,}")
 _ASIDE = re.compile("\ue000([0-9]+)\ue001")
-_LEFT = re.compile(r"\{\{+|\}\}+|\[\[|\]\]|-\{|\}-")
+_LEFT = ("{{", "}}", "[[", "]]", "-{", "}-")
+_LEFTOVER = re.compile(r"\{\{+|\}\}+|\[\[|\]\]|-\{|\}-")
 _REDIRECT = re.compile(r"\s*[#＃](?:{})\s*:?\s*\[\[".format("|".join(REDIRECT)), re.IGNORECASE)
 _NAME = re.compile(r"\{\{([^{}|<\n]{1,60})")
 
@@ -67,7 +69,7 @@ def plain(text: str, variant: str = "zh-cn", prefixes: frozenset[str] = frozense
     variant: the Chinese one that -{…}- is resolved to. prefixes: names of the file and category namespaces of this
     wiki, in lower case, beside those that are known. tables: kept as lines of cells, or left out.
     """
-    text = text.replace("\ue000", "").replace("\ue001", "").replace("\r", "")
+    text = text.replace("\ue000", "").replace("\ue001", "").replace("\ue002", "").replace("\r", "")
     if "<!--" in text:
         text = _without_comments(text)
     aside: list[str] = []
@@ -84,7 +86,8 @@ def plain(text: str, variant: str = "zh-cn", prefixes: frozenset[str] = frozense
         text = _QUOTES.sub(lambda found: "'" if len(found[0]) == 4 else "", text)
     if "__" in text:
         text = _MAGIC.sub("", text)
-    text = _LEFT.sub("", text)
+    if any(mark in text for mark in _LEFT):
+        text = _LEFTOVER.sub("", text)
     if "&" in text:
         text = html.unescape(html.unescape(text)) if "&amp;" in text else html.unescape(text)
     text = _tidy(text)
@@ -106,7 +109,6 @@ def _without_comments(text: str) -> str:
 
 def _elements(text: str, aside: list[str]) -> str:
     """References and their like out; code and mathematics into `aside`, a mark in their place."""
-    lower = text.lower() if text.isascii() else re.sub("[A-Z]+", lambda found: found[0].lower(), text)
     parts, at = [], 0
     ends: dict[str, int] = {}  # element → where its next end tag begins, so that none is looked for twice
     for found in _ELEMENT.finditer(text):
@@ -118,8 +120,8 @@ def _elements(text: str, aside: list[str]) -> str:
         if found[2].endswith("/"):
             continue
         if ends.get(name, 0) < at:
-            end = lower.find("</" + name, at)
-            ends[name] = end if end >= 0 else len(text) + 1
+            ended = _ENDS[name].search(text, at)
+            ends[name] = ended.start() if ended else len(text) + 1
         end = ends[name]
         if end > len(text):  # never ended: the tag goes, its text stays
             continue
@@ -182,21 +184,29 @@ def _line(found: re.Match[str]) -> str:
     if mark == "=":
         level = len(rest) + 1 - len(rest.lstrip("="))
         title = rest.strip("= \t")
-        return f"\n{'#' * min(level, 6)} {title}\n" if title and rest.rstrip().endswith("=") else mark + rest
+        heading = title and rest.rstrip().endswith("=")
+        return f"\n\n{'#' * min(level, 6)} {title}\n" if heading else f"\n{mark}{rest}"
     item = rest.lstrip("*#:; \t")
     if not item:
-        return ""
+        return "\n"
     marks = mark + rest[: len(rest) - len(rest.lstrip("*#:;"))]
     if marks[-1] in ":;":
-        return item
-    return "  " * (len(marks) - 1) + ("- " if marks[-1] == "*" else "1. ") + item
+        return "\n" + item
+    return "\n" + "  " * (len(marks) - 1) + ("- " if marks[-1] == "*" else "1. ") + item
 
 
 def _tidy(text: str) -> str:
     """Spaces, lines, headings, lists; a heading with nothing below it goes."""
-    text = _SPACES.sub(" ", text).replace(" \n", "\n").replace("\n ", "\n")
-    text = _EMPTY.sub("", text)
-    text = _RULE.sub("", text)
+    for space in "\t\u00a0\u2009\u200b":
+        text = text.replace(space, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    text = "\n" + text.replace(" \n", "\n").replace("\n ", "\n")
+    empty = _EMPTY.sub("\ue002", text)
+    if "（" in text:
+        empty = _EMPTY_WIDE.sub("\ue002", empty)
+    text = empty.replace(" \ue002", "").replace("\ue002", "")
+    text = _RULE.sub("\n", text)
     text = _LINES.sub("\n\n", _MARKED.sub(_line, text)).strip()
     if not text.startswith("#") and "\n#" not in text:
         return text
