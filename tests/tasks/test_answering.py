@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from yanmo.errors import InputError
 from yanmo.inference.model import Model
 from yanmo.recipe import ModelSection, Recipe, read_recipe
-from yanmo.tasks.answering import open_answers, predict
+from yanmo.tasks.answering import _place, _threshold, open_answers, predict
 from yanmo.tasks.examples import Answer, Example
 from yanmo.tasks.passages import encode_passages, pair_frame
-from yanmo.tasks.spans import _best, cut, targets
+from yanmo.tasks.spans import Choice, _best, cut, targets
 from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.tokens.train import train_tokenizer
 from yanmo.training.build import Top, build_network
@@ -317,14 +317,27 @@ def test_examples_that_cannot_be_learned_from_are_one_sentence(change: dict[str,
 
 
 def test_of_several_answers_the_most_frequent_is_taught_and_one_without_an_offset_is_found() -> None:
-    from yanmo.tasks.answering import _place
-
     text = "Oslo, Rome, Oslo"
     first, second = Answer("Oslo", 0), Answer("Oslo", 12)
     row = Example("1", "f:1", text, question="Where?", answers=(first, second, second))
     assert _place(row) == (12, 16)
     assert _place(dataclasses.replace(row, answers=(Answer("Rome", -1),))) == (6, 10)
     assert _place(dataclasses.replace(row, answers=())) is None
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.floats(-50, 50), st.sampled_from([0.0, 0.4, 1.0]), st.booleans()), min_size=1, max_size=9))
+def test_the_threshold_gives_the_best_f1_that_any_gives(rows: list[tuple[float, float, bool]]) -> None:
+    rows = list({round(margin, 3): (round(margin, 3), f1, can) for margin, f1, can in rows}.values())
+    margins, f1, can = (np.array(column) for column in zip(*rows))
+    zeros = np.zeros(len(rows))
+    best, limit = _threshold(np.where(can, f1, 0.0), Choice(zeros, zeros, margins, zeros), can.tolist())
+
+    def reached(limit: float) -> float:
+        return float(np.where(-margins <= limit, np.where(can, f1, 0.0), ~can).mean())
+
+    assert best == pytest.approx(reached(limit))
+    assert best == pytest.approx(max(reached(one) for one in [-100.0, *(-margins)]))
 
 
 def test_examples_without_any_answer_and_rows_without_a_question_are_one_sentence(

@@ -168,8 +168,15 @@ def _fitted(
 
 
 def _threshold(f1: np.ndarray, choice: Choice, can: list[bool]) -> tuple[float, float]:
-    """(the best mean F1, the greatest doubt at which an answer is given for it)."""
-    return best_threshold(f1.tolist(), (-choice.margin).tolist(), [True] * len(can), can)
+    """(the best mean F1, the greatest doubt at which an answer is given for it); below all doubts where none helps.
+
+    The doubts are made positive for `best_threshold`, which says 0 where no answer helps.
+    """
+    doubts = -choice.margin
+    positive = doubts - doubts.min() + 1
+    best, limit = best_threshold(f1.tolist(), positive.tolist(), [True] * len(can), can)
+    given = positive <= limit
+    return best, float(doubts[given].max()) if given.any() else float(doubts.min()) - 1
 
 
 def _temperature(network: Any, data: Labelled) -> float:
