@@ -121,7 +121,7 @@ def test_hostile_or_damaged_memories_are_one_sentence(tmp_path, content, sentenc
     assert sentence in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, len(TMX) - 1), st.binary(max_size=6)), max_size=4))
 def test_damage_anywhere_in_a_memory_gives_examples_or_an_error(tmp_path, changes):
     content = TMX.encode()

@@ -289,7 +289,7 @@ PIECES = st.sampled_from(
 BYTES = st.one_of(st.binary(max_size=400), st.lists(PIECES, max_size=80).map(lambda parts: "".join(parts).encode()))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     task=TASKS,
     content=BYTES,
@@ -316,7 +316,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(task=TASKS, value=VALUES, lines=st.booleans(), skip=st.booleans())
 def test_arbitrary_json_gives_examples_or_an_error(tmp_path, task, value, lines, skip):
     content = json.dumps(value) if not lines else json.dumps(value) + "\n" + json.dumps([value]) + "\n"
@@ -362,3 +362,42 @@ def test_files_of_lines_that_belong_together(tmp_path):
 def test_columns_of_well_known_kinds_are_told(tmp_path, name, content, columns):
     understood = reading.read("classify", write(tmp_path, name, content)).understood
     assert columns.items() <= understood.columns.items()
+
+
+def test_folders_named_by_labels(tmp_path):
+    for label in ("pos", "neg"):
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            write(tmp_path / label, f"{number}.txt", f"a {label} text\nof two lines, {number}\n")
+    data = reading.read("classify", tmp_path)
+    assert rows(data)[:2] == [("a neg text\nof two lines, 0", ("neg",)), ("a neg text\nof two lines, 1", ("neg",))]
+    assert data.examples[3].id == "pos/1.txt"
+    write(tmp_path / "neg", "2.txt", " \n")
+    with pytest.raises(FileError, match="neg/2.txt:1: the text is empty"):
+        reading.read("classify", tmp_path)
+    for label in ("pos", "neg"):  # parts of one set of data are no labels
+        write(tmp_path, f"{label}.tsv", PLAIN)
+        for number in range(3):
+            (tmp_path / label / f"{number}.txt").unlink(missing_ok=True)
+    write(tmp_path, "README.md", "about the data")
+    assert rows(reading.read("classify", tmp_path)) == EXPECTED * 2
+
+
+def test_one_question_set_a_line(tmp_path):
+    question = {"qid": "7", "question": "Who?", "answers": ["Ada"]}
+    question["detected_answers"] = [{"text": "Ada", "char_spans": [[8, 10]]}]
+    lines = [{"header": {"dataset": "x"}}]
+    lines += [{"context": f"Ada and Ada ran {n} miles", "qas": [question | {"qid": f"q{n}"}]} for n in range(2)]
+    data = reading.read("answer", write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [(e.id, e.where, e.answers) for e in data.examples] == [
+        ("q0", "a.jsonl:2", (Answer("Ada", 8),)),
+        ("q1", "a.jsonl:3", (Answer("Ada", 8),)),
+    ]
+    assert len({e.group for e in data.examples}) == 2
+    broken = "\n".join(map(json.dumps, [*lines, {"context": "no questions"}])) + '\n{"context"'
+    with pytest.raises(FileError, match="a.jsonl:4: it has no context and qas"):
+        reading.read("answer", write(tmp_path, "a.jsonl", broken))
+    assert [bad.where for bad in reading.read("answer", tmp_path / "a.jsonl", skip_bad=True).bad] == [
+        "a.jsonl:4",
+        "a.jsonl:5",
+    ]

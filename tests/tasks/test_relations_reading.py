@@ -278,3 +278,13 @@ def test_marked_sentences_in_tables_and_characters_of_heads_and_tails(tmp_path):
     }
     example = read(tmp_path, [held]).examples[0]
     assert example.text == "鲁迅写了呐喊" and shown(example) == [("entity", "鲁迅"), ("entity", "呐喊")]
+
+
+@pytest.mark.parametrize("form", ["{{%s:%s}}", "[{1}]({0})", "<{0}>{1}</{0}>"])
+def test_marks_inside_texts(tmp_path, form):
+    marked = [form % pair if "%" in form else form.format(*pair) for pair in (("PER", "Ada 🙂"), ("LOC", "伦敦"))]
+    data = read(tmp_path, f"Yes, {marked[0]} is in {marked[1]}.\nNothing here.\n", "a.txt")
+    assert [e.text for e in data.examples] == ["Yes, Ada 🙂 is in 伦敦.", "Nothing here."]
+    assert shown(data.examples[0]) == [("PER", "Ada 🙂"), ("LOC", "伦敦")] and data.examples[1].entities == ()
+    with pytest.raises(FileError, match="a.txt:2: it has .* outside of any mark"):
+        read(tmp_path, f"{marked[0]}\n{marked[0]} {marked[0].replace('PER', 'not a type')}\n", "a.txt")

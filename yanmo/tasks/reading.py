@@ -22,6 +22,7 @@ from yanmo.tasks import (
     reading_extract,
     reading_json,
     reading_tables,
+    shelves,
     squad,
 )
 from yanmo.tasks import columns as roles
@@ -77,6 +78,9 @@ def _all(files: list[File], reading: Reading) -> Rows:
             reading.format("texts with .ann beside them")
             yield brat.document(text_file, annotation, reading)
     if reading.task == "classify":
+        shelved, files = shelves.shelved(files)
+        if shelved:
+            yield from shelves.examples(shelved, reading)
         together, files = aligned.groups(files)
         for held in together:
             reading.format("lines of labels beside lines of texts")
@@ -114,10 +118,10 @@ def _json(file: File, text: str, reading: Reading) -> Rows:
         yield from reading_extract.objects(file, list(reading_json.records(file, text)), reading)
         return
     values = list(reading_json.values(file, text))
-    held = [item[1] for item in values if not isinstance(item, Bad)]
-    if reading.task == "answer" and held and squad.is_tree(held[0]):
+    first = [item[1] for item in values[:3] if not isinstance(item, Bad)]
+    if reading.task == "answer" and any(map(squad.is_tree, first)):
         reading.format("SQuAD JSON")
-        yield from squad.parsed(file, text, held, reading)
+        yield from squad.parsed(file, text, values, reading)
         return
     reading.format("JSON")
     rows: list[roles.Row] = []

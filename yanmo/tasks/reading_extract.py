@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yanmo.errors import FileError
-from yanmo.tasks import conll, reading_tables, relations_reading, spanjson, tokenspans
+from yanmo.tasks import conll, inline, reading_tables, relations_reading, spanjson, tokenspans
 from yanmo.tasks.columns import Row
 from yanmo.tasks.examples import Bad
 from yanmo.tasks.reading_files import File, Reading, Rows, short
@@ -96,6 +96,9 @@ def text(file: File, content: str, reading: Reading) -> Rows:
     elif reading.columns.keys() & {"token", "tag"} or conll.is_columns(content):
         reading.format("CoNLL columns")
         yield from conll.columns(file, content, reading)
+    elif file.suffix not in (".csv", ".tsv") and (marks := inline.kind(content)) is not None:
+        reading.format("texts with marks")
+        yield from inline.lines(file, content, marks, reading)
     else:
         held = reading_tables.table(file, content, reading)
         reading.format("table of relations")

@@ -33,6 +33,7 @@ from yanmo.tasks.reading_archives import is_archive, members
 MAX_BYTES = 2**30  # of a file, unpacked: labelled data is read whole
 WESTERN = 0.1  # share of bytes beyond ASCII, up to which a text is in one of the languages of Windows-1252
 MAX_CELL = 2**22  # characters of a text: more than the longest of books
+ABOUT = re.compile(r"(readme|licen[cs]e|copying|citation|changelog|changes|notice)\b", re.IGNORECASE)  # the data
 SURROGATE = re.compile("[\ud800-\udfff]")
 PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 SUFFIXES = (".gz", ".bz2", ".xz")
@@ -108,6 +109,7 @@ def find(paths: list[Path]) -> list[File]:
             if path.is_dir():
                 inside = [p for p in sorted(path.rglob("*")) if p.is_file()]
                 inside = [p for p in inside if not any(q.startswith(".") for q in p.relative_to(path).parts)]
+                inside = [p for p in inside if not ABOUT.match(p.name)] or inside
                 if not inside:
                     raise FileError(f"{path}: no files in this folder; name files of examples")
                 found += inside
@@ -134,6 +136,7 @@ def _archived(paths: list[Path]) -> list[File]:
             inside = [File(path / name, shown(Path(name).name), data) for name, data in members(path, MAX_BYTES)]
             if not inside:
                 raise FileError(f"{path}: no files in this archive; name files of examples")
+            inside = [file for file in inside if not ABOUT.match(file.path.name)] or inside
             files += inside
         else:
             files += find([path])

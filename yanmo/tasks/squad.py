@@ -46,16 +46,17 @@ def is_tree(value: Any) -> bool:
     )
 
 
-def tree(file: File, text: str, value: Any, reading: Reading) -> Rows:
-    """Yield the questions of a tree. A node that is no node of such a tree is a Bad."""
+def tree(file: File, text: str, item: tuple[int, Any], reading: Reading) -> Rows:
+    """Yield the questions of a tree that begins in a line. A node that is no node of such a tree is a Bad."""
+    first, value = item
     articles = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), list) else value
     articles = [articles] if isinstance(articles, dict) else articles
-    lines = _Lines(file, text)
+    lines = _Lines(file, text, first)
     titles = [a.get("title") for a in articles if isinstance(a, dict) and isinstance(a.get("title"), str)]
     unique = len(set(titles)) == len(articles)
     for number, article in enumerate(articles, start=1):
         title = article.get("title") if isinstance(article, dict) else None
-        group = title if unique and title else f"{file.name}#{number}"
+        group = title if unique and title else f"{file.at(first)}#{number}"
         for paragraph in _nodes(article, number):
             if isinstance(paragraph, str):
                 yield Bad(lines.last, paragraph)
@@ -95,10 +96,12 @@ def _first(node: Mapping[str, Any], names: Sequence[str]) -> Any:
 class _Lines:
     """The line of a question: where its id stands in the file, looked for from the last one on."""
 
-    def __init__(self, file: File, text: str):
+    def __init__(self, file: File, text: str, first: int):
         self.file, self.text = file, text
-        self.at, self.line = 0, 1
-        self.last = file.at(1)
+        self.at, self.line = 0, first
+        for _ in range(first - 1):
+            self.at = text.find("\n", self.at) + 1
+        self.last = file.at(first)
 
     def of(self, key: Any) -> str:
         if isinstance(key, (str, int)) and not isinstance(key, bool):
@@ -118,7 +121,7 @@ def _question(node: Any, context: str, group: str, where: str, reading: Reading)
     try:
         question = fit(_first(node, QUESTION), "question")
         impossible = node.get("is_impossible", False)
-        answers = _answers(node.get("answers", node.get("answer")), None, context, where, reading)
+        answers = _answers(_given(node), None, context, where, reading)
         if impossible is True or impossible == 1:
             if answers:
                 raise Refused("it is marked as impossible, and has an answer")
@@ -126,6 +129,17 @@ def _question(node: Any, context: str, group: str, where: str, reading: Reading)
         return Example(identity(key, where), where, context, question=question, answers=answers, group=group)
     except Refused as refused:
         return Bad(where, f"question {short(key)}: {refused}")
+
+
+def _given(node: Mapping[str, Any]) -> Any:
+    """What a question has of answers; MRQA's have their places in another list."""
+    found = node.get("detected_answers")
+    if isinstance(found, list) and found and all(isinstance(item, dict) and item.get("char_spans") for item in found):
+        try:
+            return [{"text": item["text"], "answer_start": item["char_spans"][0][0]} for item in found]
+        except (KeyError, IndexError, TypeError):
+            raise Refused("its detected_answers are no objects with text and char_spans") from None
+    return node.get("answers", node.get("answer"))
 
 
 def _answers(held: Any, start: Any, context: str, where: str, reading: Reading) -> tuple[Answer, ...] | None:
@@ -206,10 +220,14 @@ def flat(file: File, names: list[str], rows: Sequence[columns.Row], reading: Rea
             yield Bad(where, str(refused))
 
 
-def parsed(file: File, text: str, values: list[Any], reading: Reading) -> Rows:
+def parsed(file: File, text: str, values: Sequence[tuple[int, Any] | Bad], reading: Reading) -> Rows:
     """The trees of a file, one or several; raises FileError where there is none."""
-    trees = [value for value in values if is_tree(value)]
-    if not trees:
+    if not any(is_tree(item[1]) for item in values if not isinstance(item, Bad)):
         raise FileError(f"{file.path}: no questions in it; SQuAD's data → paragraphs → qas are needed")
-    for value in trees:
-        yield from tree(file, text, value, reading)
+    for item in values:
+        if isinstance(item, Bad):
+            yield item
+        elif is_tree(item[1]):
+            yield from tree(file, text, item, reading)
+        elif not (isinstance(item[1], dict) and "header" in item[1]):  # MRQA's files begin with one
+            yield Bad(file.at(item[0]), "it has no context and qas, as the others have")
