@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, tokenisation
+from benchmarks import b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, guesses, tokenisation
 from benchmarks.frame import MIN_REPEATS, dump, load_all, save
 from benchmarks.table import PAGE, page
 from yanmo.errors import Error, InputError, nearest
 from yanmo.files import write_atomic
 
-MODULES = (b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, tokenisation)
+MODULES = (b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b12, b13, corpus_steps, guesses, tokenisation)
 ROWS = {row.ROW.name: row for row in MODULES}
 
 
