@@ -144,7 +144,7 @@ text.TEXTS["text"] = read
 """
 
 
-def test_a_unit_at_which_workers_die_twice_is_left_out_and_counted(tmp_path, monkeypatch):
+def test_a_unit_at_which_workers_die_thrice_is_left_out_and_counted(tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(POISON, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

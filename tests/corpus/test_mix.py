@@ -35,19 +35,6 @@ def test_more_epochs_never_draw_a_document_less_often():
         assert counts == sorted(counts)
 
 
-def test_seed_source_and_copy_change_the_order_and_nothing_else_does():
-    places = {
-        mix.place(source, document, copy, seed)
-        for source, document in (("a", "bc"), ("ab", "c"))
-        for copy in range(3)
-        for seed in (0, 1)
-    }
-    assert len(places) == 12
-    assert mix.place("a", "bc", 0, 0) == mix.place("a", "bc", 0, 0)
-    drawn = [[mix.copies(0.5, "zh", str(number), seed) for number in range(100)] for seed in (0, 1)]
-    assert drawn[0] != drawn[1]
-
-
 def test_shares_obtained():
     assert mix.obtained({"a": 3, "b": 1}) == {"a": 0.75, "b": 0.25}
     assert mix.obtained({"a": 0}) == {"a": 0.0}

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from yanmo.corpus import engine_card, engine_read
+from yanmo.corpus import engine_card, engine_models, engine_read
 from yanmo.corpus.documents import Document
 from yanmo.corpus.engine import do_rest, prepare_folders, take_place
 from yanmo.corpus.engine_files import Plan, write_plan
@@ -57,6 +57,7 @@ def build_corpus(
     early = copy.deepcopy(report)  # what finding the sources lost; the rest is heard as it comes
     with _work_folder(out) as work:
         prepare_folders(work)
+        engine_models.prepare(recipe, work)
         names = engine_read.take(str(work), _observed(documents, progress, report), recipe, report)
         sources = tuple(Source(Path(name), name, "documents", False, 0) for name in names)
         plan = Plan(recipe, sources, (), ((0, 0),))

@@ -13,7 +13,7 @@ engine, and however often it was interrupted.
     5. card           the books are closed, and the folder takes its place                        (engine_card.py)
 
 Workers share nothing but the work folder beside the corpus (DIR.work), which is removed at the end. A unit at which
-workers die twice is left out and counted.
+workers die three times is left out and counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from yanmo.corpus import engine_card, engine_group, engine_read, engine_write
+from yanmo.corpus import engine_card, engine_group, engine_models, engine_read, engine_write
 from yanmo.corpus.card import versions
 from yanmo.corpus.engine_files import Plan, finished, job_name, lock, write_plan
 from yanmo.corpus.engine_local import Ended, Here, Local
@@ -42,7 +42,7 @@ from yanmo.files import PREFIX, reason, sha256_file
 
 TASK_BYTES = 8 * 2**20  # of files on the disk, some seconds of work; a larger unit is a task of its own
 TASK_UNITS = 512
-DEATHS = 2
+DEATHS = 3
 WORK = ".work"
 Progress = Callable[[str, int, int], None]  # a step, bytes or tasks done, of how many
 
@@ -98,6 +98,7 @@ def make_corpus(
             if other.name not in (job, "lock"):
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
         plan = _prepare(work, sources, recipe)
+        engine_models.prepare(recipe, work)
         pool = ENGINES[engine](str(work), workers)
         try:
             _steps(pool, str(work), plan, progress or (lambda step, done, total: None))
@@ -119,7 +120,7 @@ def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]
     for source in sources:
         status = source.path.stat()
         files.append([source.name, os.fsdecode(source.path), source.kind, status.st_size, status.st_mtime_ns])
-    named = {path: sha256_file(path) for path in files_of(recipe)}
+    named = {path: engine_card.hash_of(path) for path in files_of(recipe)}
     old = {folder: sha256_file(Path(folder) / "card.json") for folder in recipe.duplicates.against}
     return {"recipe": recipe.model_dump(), "files": named, "old": old, "sources": files, "versions": versions()}
 

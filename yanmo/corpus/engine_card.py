@@ -9,6 +9,7 @@ and inputs.jsonl where there are too many for the card.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -29,6 +30,9 @@ from yanmo.corpus.sources import CARD
 from yanmo.errors import need
 from yanmo.files import sha256_file, write_atomic, write_json
 
+MIXED = (
+    "Training documents are written as often as the mix draws them: `splits` counts each time, `kept` and `sizes` once."
+)
 QUARANTINE = "quarantine.jsonl"
 PAGE = "card.html"
 SIZES = ("documents", "bytes", "characters", "words")
@@ -65,7 +69,9 @@ def close_books(work: str, plan: Plan, report: ReadReport) -> Path:
         skipped=report.skipped, inputs=inputs, problems=problems, encodings=Counter(dict(documents["encoding"]))
     )
     counted = {name: documents[name] for name in ("script", "language", "license")}
-    notes = [CUT] if any(cut for *_, cut in grouped["shards"]) else []
+    notes = [CUT] if any(shard[3] for shard in grouped["shards"]) else []
+    if grouped["mix"]:
+        notes.append(MIXED)
     card = card_of(ledger, made, for_card(plan.recipe), counted, changes, notes)
     card |= {
         "steps": steps,
@@ -73,7 +79,8 @@ def close_books(work: str, plan: Plan, report: ReadReport) -> Path:
         "domains": {"different": len(documents["domain"]), "most": _most(documents["domain"], 100)},
         "years": dict(sorted(documents["year"].items())),
         "duplicates": {name: grouped[name] for name in ("candidates", "pairs")},
-        "named_files": {Path(path).name: sha256_file(path) for path in files_of(plan.recipe)},
+        "mix": grouped["mix"],
+        "named_files": {Path(path).name: hash_of(path) for path in files_of(plan.recipe)},
         **shards,
     }
     _spill(out, card, ledger, inputs)
@@ -81,6 +88,18 @@ def close_books(work: str, plan: Plan, report: ReadReport) -> Path:
     write_atomic(out / README, readme_of(card))
     write_atomic(out / PAGE, card_page(card))
     return out
+
+
+def hash_of(path: str) -> str:
+    """SHA-256 of a file that a recipe names, or of a folder: that of its files' hashes and names."""
+    if not Path(path).is_dir():
+        return sha256_file(path)
+    lines = [
+        f"{sha256_file(each)}  {each.relative_to(path).as_posix()}\n"
+        for each in sorted(Path(path).rglob("*"))
+        if each.is_file()
+    ]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _result(work: str, step: str, number: int) -> dict[str, Any]:

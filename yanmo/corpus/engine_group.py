@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from yanmo.corpus import groups
+from yanmo.corpus import engine_mix, groups
 from yanmo.corpus.engine_files import Plan, finish, finished, sync
 from yanmo.corpus.engine_paragraphs import find_copies
 from yanmo.corpus.engine_parts import part_path, rows_of
@@ -34,24 +34,40 @@ from yanmo.corpus.folder import SPLITS
 from yanmo.errors import FileError, InputError
 
 GROUP = "group"
-TRAIN, VALID, DUPLICATE, NEAR, OLD, OLD_NEAR = range(6)
-REASONS = {DUPLICATE: "duplicate", NEAR: "near_duplicate", OLD: "old_duplicate", OLD_NEAR: "old_near_duplicate"}
+TRAIN, VALID, DUPLICATE, NEAR, OLD, OLD_NEAR, NOT_DRAWN = range(7)
+REASONS = {
+    DUPLICATE: "duplicate",
+    NEAR: "near_duplicate",
+    OLD: "old_duplicate",
+    OLD_NEAR: "old_near_duplicate",
+    NOT_DRAWN: "not_drawn",
+}
+TURNS = "turns.npy"
 INDEX = "index"  # of a corpus folder: what a later corpus asks of it
 ARRAYS = {"decision": np.uint8, "of": np.uint64, "size": np.uint32}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The documents `first` to `last` whose decision is `split`; `cut`: the only document, in two halves."""
+    """The documents `first` to `last` whose decision is `split`, and that are drawn more than `turn` times.
+
+    cut: the only document, in two halves.
+    """
 
     split: int
     first: int
     last: int
     cut: bool = False
+    turn: int = 0
 
     @property
     def name(self) -> str:
         return SPLITS[self.split]
+
+    def has(self, rows: Any, decision: np.ndarray, turns: np.ndarray | None) -> np.ndarray:
+        """Which of some rows (an index of both arrays) are of this kind, (n,) bool."""
+        mine: np.ndarray = decision[rows] == self.split
+        return mine if turns is None or self.split != TRAIN else mine & (turns[rows] > self.turn)
 
 
 @dataclass(frozen=True)
@@ -116,20 +132,28 @@ def decide(work: str, plan: Plan) -> dict[str, Any]:
     if asked.near and len(found["decision"]) > rows.n_old:
         signatures = [part_path(read, task, part, ".sig") for task, part, _ in parts]
         pairs = _near(rows.n_old, (old_signatures, signatures), asked.threshold, found)
-    shards, held = _shards(found["decision"][rows.n_old :], rows, plan)
+    decision = found["decision"][rows.n_old :]
+    held = _sides(decision, rows, plan)
     written = [folder / f"{name}.npy" for name in ARRAYS]
+    turns, mixed = None, {}
+    if len(held) == 2 and engine_mix.wanted(plan.recipe):
+        written.append(folder / TURNS)
+        mixed = engine_mix.draw(written[-1], decision, [rows.new(), rows.new()], plan, (TRAIN, NOT_DRAWN), set(held))
+        turns = np.load(written[-1], "r", allow_pickle=False)
+    shards = [*_shards(decision, rows, plan, held, turns)]
     for path in written:
         sync(path)
     if asked.paragraphs:
         marks = [part_path(read, task, part, ".marks") for task, part, _ in parts]
-        written += find_copies(marks, found["decision"][rows.n_old :] > VALID, folder)
-    kept, removed = _counts(found["decision"][rows.n_old :], rows)
+        written += find_copies(marks, decision > VALID, folder)
+    kept, removed = _counts(decision, rows)
     values = {
         "parts": parts,
         "old": rows.n_old,
         "kept": kept,
         "removed": removed,
         "held": held,
+        "mix": mixed,
         "shards": [astuple(shard) for shard in shards],
         **pairs,
     }
@@ -177,8 +201,8 @@ def _near(n_old: int, signatures: tuple[list[Path], list[Path]], threshold: floa
     return {"candidates": result.candidates, "pairs": result.pairs}
 
 
-def _shards(decision: np.ndarray, rows: Rows, plan: Plan) -> tuple[list[Shard], list[int]]:
-    """Draw the validation documents into `decision`, cut both sides into shards; and the rows that must not go."""
+def _sides(decision: np.ndarray, rows: Rows, plan: Plan) -> list[int]:
+    """Draw the validation documents into `decision`, and return the two that must not go, or the only one, or none."""
     limit = np.uint64(int(plan.recipe.out.valid_share * 2**64))
     lowest = highest = (0, -1)
     for start, part in rows.new():
@@ -192,25 +216,35 @@ def _shards(decision: np.ndarray, rows: Rows, plan: Plan) -> tuple[list[Shard], 
     if lowest[1] == highest[1]:
         only = [lowest[1]] if lowest[1] >= 0 else []
         decision[only] = TRAIN
-        return [Shard(split, row, row + 1, True) for row in only for split in (TRAIN, VALID)], only
+        return only
     decision[lowest[1]], decision[highest[1]] = VALID, TRAIN  # both sides get one at least
+    return [lowest[1], highest[1]]
+
+
+def _shards(decision: np.ndarray, rows: Rows, plan: Plan, held: list[int], turns: np.ndarray | None) -> Iterator[Shard]:
+    """What is to be written: the training documents as often as they are drawn, turn after turn, then the others."""
+    if len(held) == 1:
+        yield from (Shard(split, held[0], held[0] + 1, True) for split in (TRAIN, VALID))
+        return
     most = int(plan.recipe.out.shard_mb * 2**20)
-    return [*_cut(decision, rows, TRAIN, most), *_cut(decision, rows, VALID, most)], [lowest[1], highest[1]]
+    for turn in range(1 if turns is None else int(turns.max())):
+        yield from _cut(decision, rows, Shard(TRAIN, 0, 0, turn=turn), most, turns)
+    yield from _cut(decision, rows, Shard(VALID, 0, 0), most, None)
 
 
-def _cut(decision: np.ndarray, rows: Rows, split: int, most: int) -> Iterator[Shard]:
-    """Shards of one side, each ending with the document that reaches `most` bytes."""
+def _cut(decision: np.ndarray, rows: Rows, kind: Shard, most: int, turns: np.ndarray | None) -> Iterator[Shard]:
+    """Shards of one side and turn, each ending with the document that reaches `most` bytes."""
     first = last = -1
     size = 0
     for start, part in rows.new():
-        mine = np.flatnonzero(decision[start : start + len(part)] == split)
+        mine = np.flatnonzero(kind.has(slice(start, start + len(part)), decision, turns))
         for row, n_bytes in zip((mine + start).tolist(), part["bytes"][mine].tolist()):
             first, last, size = (row if first < 0 else first), row, size + n_bytes
             if size >= most:
-                yield Shard(split, first, last + 1)
+                yield replace(kind, first=first, last=last + 1)
                 first, size = -1, 0
     if first >= 0:
-        yield Shard(split, first, last + 1)
+        yield replace(kind, first=first, last=last + 1)
 
 
 def _counts(decision: np.ndarray, rows: Rows) -> tuple[int, dict[str, dict[int, int]]]:

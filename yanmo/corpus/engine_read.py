@@ -23,6 +23,7 @@ from typing import Any
 
 from yanmo.corpus.documents import Document
 from yanmo.corpus.engine_files import finish, fit, load_plan, place
+from yanmo.corpus.engine_models import model_paths
 from yanmo.corpus.engine_parts import Fates, Parts
 from yanmo.corpus.ledger import EXAMPLE_CHARACTERS, EXAMPLES, ReadReport
 from yanmo.corpus.settings import CorpusRecipe
@@ -105,7 +106,7 @@ def run(work: str, number: int) -> None:
     with _books(work, number, plan.recipe) as books:
         for at in range(*plan.tasks[number]):
             at_path.write_text(str(at), "utf-8")
-            _unit(plan.unit(at), plan.units[at][0], plan.recipe, books, at in skipped)
+            _unit(plan.unit(at), plan.units[at][0], (work, plan.recipe), books, at in skipped)
     with contextlib.suppress(OSError):
         at_path.unlink()
     _finish(work, number, books)
@@ -136,24 +137,24 @@ def take(work: str, documents: Iterable[Document], recipe: CorpusRecipe, report:
     try:
         with _books(work, 0, recipe) as books:
             named = ((number_of(document.source), document) for document in documents)
-            _keep(named, steps_of(recipe), books, losses)
+            _keep(named, steps_of(recipe, model_paths(recipe, work)), books, losses)
     finally:
         report.sink = None
     _finish(work, 0, books)
     return list(numbers)
 
 
-def _unit(unit: Unit, source: int, recipe: CorpusRecipe, books: Books, skip: bool) -> None:
-    name = unit.source.name
+def _unit(unit: Unit, source: int, of: tuple[str, CorpusRecipe], books: Books, skip: bool) -> None:
+    name, (work, recipe) = unit.source.name, of
     if unit.start == 0:
         with contextlib.suppress(OSError):  # a source that cannot be read is a loss of its reader
             books.inputs[source] = sha256_file(unit.source.path)
     if skip:
-        books.lose(source, name, Loss("worker_died", "workers died twice here; it is left out", _range(unit)))
+        books.lose(source, name, Loss("worker_died", "workers died three times here; it is left out", _range(unit)))
         return
     losses: Losses = []
     documents = _read(unit, recipe, lambda loss: losses.append((source, name, loss)))
-    _keep(((source, document) for document in documents), _steps(recipe), books, losses)
+    _keep(((source, document) for document in documents), _steps(recipe, work), books, losses)
 
 
 def _keep(documents: Iterator[tuple[int, Document]], steps: Steps, books: Books, losses: Losses) -> None:
@@ -239,12 +240,13 @@ def reader_settings(kind: str, recipe: CorpusRecipe) -> Settings:
 
 
 @functools.lru_cache(maxsize=1)
-def _steps_of(values: str) -> Steps:
-    return steps_of(CorpusRecipe.model_validate_json(values))
+def _steps_of(values: str, work: str) -> Steps:
+    recipe = CorpusRecipe.model_validate_json(values)
+    return steps_of(recipe, model_paths(recipe, work))
 
 
-def _steps(recipe: CorpusRecipe) -> Steps:
-    return _steps_of(recipe.model_dump_json())
+def _steps(recipe: CorpusRecipe, work: str) -> Steps:
+    return _steps_of(recipe.model_dump_json(), work)
 
 
 def _range(unit: Unit) -> str:

@@ -28,7 +28,7 @@ from yanmo.corpus.card import UNSTATED
 from yanmo.corpus.clean import clean, reject
 from yanmo.corpus.documents import COLUMNS, Document
 from yanmo.corpus.engine_files import Plan, TableWriter, finish, finished, load_plan, output, place, table_of
-from yanmo.corpus.engine_group import ARRAYS, GROUP, INDEX, REASONS, VALID, Shard, old_files
+from yanmo.corpus.engine_group import ARRAYS, GROUP, INDEX, REASONS, TURNS, VALID, Shard, old_files
 from yanmo.corpus.engine_paragraphs import copies_of
 from yanmo.corpus.engine_parts import ROW, Fates, part_path, rows_of
 from yanmo.corpus.engine_read import STEP as READ
@@ -53,6 +53,7 @@ class Decided:
     decision: np.ndarray
     of: np.ndarray  # places among all documents, those of old corpora first
     size: np.ndarray
+    turns: np.ndarray | None  # how often each is drawn, where there is a mix
     old: int  # documents of old corpora
     parts: list[tuple[int, int]]  # task and number of each part
     starts: np.ndarray  # (parts + 1,): the first place of each part
@@ -74,7 +75,8 @@ def decided(work: str) -> Decided:
     starts = np.cumsum([0, *(count for *_, count in values["parts"])])
     parts = [(task, part) for task, part, _ in values["parts"]]
     shards = [Shard(*each) for each in values["shards"]]
-    return Decided(decision, of, size, old, parts, starts, shards, frozenset(values["held"]))
+    turns = np.load(Path(work) / GROUP / TURNS, "r", allow_pickle=False) if values["mix"] else None
+    return Decided(decision, of, size, turns, old, parts, starts, shards, frozenset(values["held"]))
 
 
 def shard_path(work: str, number: int) -> Path:
@@ -114,26 +116,29 @@ def run(work: str, number: int) -> None:
     shard, path = found.shards[number], shard_path(work, number)
     written, rows, files = Written(), [], [path]
     asked = plan.recipe.duplicates
-    index = groups.Writer(index_path(path, ".sig")) if asked.near and asked.index else None
+    again = shard.turn > 0 or (shard.cut and shard.split == VALID)  # its documents have been counted
+    index = groups.Writer(index_path(path, ".sig")) if asked.near and asked.index and not again else None
     with output(path) as partial, contextlib.closing(TableWriter(partial)) as writer:
         for part in _parts(found, shard):
             for table, places in _tables(work, found, shard, part):
                 table, places = _changed(work, found, table, places, (part, written, shard))
                 writer.add(table)
                 here = rows_of(_read_path(work, found, part, ".rows.npy"))[places - found.starts[part]]
-                _count(written, table, here, (plan, not shard.cut or shard.split != VALID))
+                _count(written, table, here, (plan, shard))
                 rows.append(here)
                 if index is not None:
                     signatures = groups.SignatureFile(_read_path(work, found, part, ".sig"), check=False)
                     index.shape = signatures.shape
                     index.add_rows(signatures, places - found.starts[part])
-    if asked.index:
+    if asked.index and not again:
         files.append(index_path(path, ".rows.npy"))
         with output(files[-1]) as partial, open(partial, "wb") as file:
             np.save(file, np.concatenate([np.zeros(0, ROW), *rows]), allow_pickle=False)
     if index is not None:
         index.close()
         files.append(index_path(path, ".sig"))
+    if shard.turn:
+        written.emptied, written.paragraphs = [], 0
     finish(work, STEP, number, files, {"split": shard.name, "name": path.name, **vars(written)})
 
 
@@ -162,7 +167,7 @@ def _tables(work: str, found: Decided, shard: Shard, part: int) -> Iterator[tupl
             end = start + file.metadata.row_group(group).num_rows
             places = np.arange(max(start, shard.first), min(end, shard.last))
             if not shard.cut:
-                places = places[found.decision[places] == shard.split]
+                places = places[shard.has(places, found.decision, found.turns)]
             if len(places):
                 yield file.read_row_group(group).take(arrow.array(places - start)), places
             start = end
@@ -205,8 +210,9 @@ def _copies(work: str, part: int) -> list[np.ndarray] | None:
     return copies_of(_read_path(work, decided(work), part, ".marks"), path) if path.is_file() else None
 
 
-def _count(written: Written, table: Any, rows: np.ndarray, of: tuple[Plan, bool]) -> None:
-    plan, whole = of
+def _count(written: Written, table: Any, rows: np.ndarray, of: tuple[Plan, Shard]) -> None:
+    plan, shard = of
+    whole = not shard.cut or shard.split != VALID
     compute = need("pyarrow.compute", "corpus", "a corpus on disk")
     columns = {name: table.column(name).to_pylist() for name in COLUMNS if name not in ("text", "id", "title")}
     sizes = [
@@ -228,9 +234,8 @@ def _count(written: Written, table: Any, rows: np.ndarray, of: tuple[Plan, bool]
             "encoding": encoding,
             "source": plan.sources[row["source"]].name,
         }
-        written.count(
-            {kind: name for kind, name in names.items() if name}, [int(size[number]) for size in sizes], whole
-        )
+        named = {kind: name for kind, name in names.items() if name and not shard.turn}
+        written.count(named, [int(size[number]) for size in sizes], whole)
 
 
 def domain(url: str) -> str:

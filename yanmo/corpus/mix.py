@@ -5,7 +5,6 @@ In: the size of each source (documents, bytes or tokens, one unit for all), weig
     temper      sizes and a temperature → weights, p ∝ n^(1/T): 1 keeps the sizes, higher lifts the small (mT5, 3.1)
     epochs      sizes, weights and a budget → how many times each source is read
     copies      epochs and a document → how many times that document is drawn
-    place       where a drawn copy stands in the order of the mix
     obtained    amounts that were drawn → their shares
 
 Everything depends on its arguments alone: a document is drawn as often whatever other documents come or go.
@@ -66,11 +65,6 @@ def copies(times: float, source: str, document: str, seed: int) -> int:
     """
     whole = math.floor(times)
     return whole + (_hash(seed, "copies", source, document) < (times - whole) * 2**64)
-
-
-def place(source: str, document: str, copy: int, seed: int) -> int:
-    """The place, 0 to 2^64 - 1, of one copy of a document in the order of the mix: sort by it."""
-    return _hash(seed, "place", source, document, str(copy))
 
 
 def obtained(amounts: Sizes) -> dict[str, float]:

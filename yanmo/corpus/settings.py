@@ -11,6 +11,7 @@ Every key has a default, so an empty file is a recipe. Paths are taken from the 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,15 +82,16 @@ class BlocklistSection(Section):
 class PerplexitySection(Section):
     """An n-gram model of trusted text for a language; documents whose bucket is not kept are left out."""
 
-    models: Files = Field(default_factory=list)  # "en=trusted.npz": language and file
+    models: Files = Field(default_factory=list)  # "en=trusted/": language and texts, or a saved model (.npz)
+    reference: Files = Field(default_factory=list)  # "en=sample.jsonl": texts whose thirds are head, middle and tail
     keep: list[Literal["head", "middle", "tail"]] = ["head", "middle"]
 
     @model_validator(mode="after")
     def _named(self) -> PerplexitySection:
-        for entry in self.models:
-            language, equals, path = entry.rpartition("=")
-            if not (language and equals and path):
-                raise ValueError(f"models has {entry!r}; write language=file, such as en=trusted.npz")
+        for entry in [*self.models, *self.reference]:
+            language, _, path = entry.partition("=")
+            if not (re.fullmatch("[a-z]{2,3}", language) and path):
+                raise ValueError(f"models has {entry!r}; write language=file, such as en=trusted.txt")
         return self
 
 
@@ -113,6 +115,25 @@ class ContaminationSection(Section):
     sets: Files = Field(default_factory=list)
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     remove: bool = True  # false: only counted
+
+
+class MixSection(Section):
+    """How many times training documents are written. Nothing here changes that unless one of the last three does."""
+
+    by: Literal["source", "language"] = "source"  # a source is a path that was given
+    weights: list[str] = Field(default_factory=list)  # "wiki=3": group and share; one that is not named is not drawn
+    temperature: Annotated[float, Field(ge=1)] = 1.0  # without weights: above 1, small groups are drawn more often
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0  # all that is drawn, as a multiple of all that is there
+
+    @model_validator(mode="after")
+    def _weighed(self) -> MixSection:
+        for entry in self.weights:
+            name, _, weight = entry.partition("=")
+            if not (name and re.fullmatch(r"[0-9]+(\.[0-9]+)?", weight)):
+                raise ValueError(f"weights has {entry!r}; write name=number, such as wiki=3")
+        if self.weights and self.temperature != 1:
+            raise ValueError("give either weights or a temperature")
+        return self
 
 
 class WikipediaSection(Section):
@@ -150,6 +171,7 @@ class CorpusRecipe(Section):
     perplexity: PerplexitySection = PerplexitySection()
     duplicates: DuplicatesSection = DuplicatesSection()
     contamination: ContaminationSection = ContaminationSection()
+    mix: MixSection = MixSection()
     wikipedia: WikipediaSection = WikipediaSection()
     archive: ArchiveSection = ArchiveSection()
     out: OutSection = OutSection()
@@ -163,7 +185,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 PATHS = {  # the keys that name files and folders
     "blocklist": ("words", "domains", "urls"),
-    "perplexity": ("models",),
+    "perplexity": ("models", "reference"),
     "duplicates": ("against",),
     "contamination": ("sets",),
 }
@@ -213,9 +235,14 @@ def from_values(values: dict[str, Any], source: str = "the settings") -> CorpusR
 
 def files_of(recipe: CorpusRecipe) -> list[str]:
     """Every file that a recipe names: a corpus is the same only as long as they are."""
-    models = [entry.rpartition("=")[2] for entry in recipe.perplexity.models]
+    models = [path for _, path in pairs([*recipe.perplexity.models, *recipe.perplexity.reference])]
     blocked = recipe.blocklist
     return [*blocked.words, *blocked.domains, *blocked.urls, *models, *recipe.contamination.sets]
+
+
+def pairs(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """("en", "a.txt") of each "en=a.txt"."""
+    return [(name, value) for name, _, value in (entry.partition("=") for entry in entries)]
 
 
 def absolute(recipe: CorpusRecipe) -> CorpusRecipe:
@@ -233,7 +260,7 @@ def _with_paths(recipe: CorpusRecipe, change: Callable[[str], str]) -> dict[str,
     for section, keys in PATHS.items():
         for key in keys:
             named = [
-                entry.rpartition("=") if section == "perplexity" else ("", "", entry) for entry in values[section][key]
+                entry.partition("=") if section == "perplexity" else ("", "", entry) for entry in values[section][key]
             ]
             values[section][key] = [code + equals + change(path) for code, equals, path in named]
     return values

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from yanmo.corpus import blocklist, boilerplate, contamination, language, perplexity, privacy, quality
@@ -46,6 +47,7 @@ REASONS = (
         "old_duplicate": "an old corpus has the same text",
         "old_near_duplicate": "an old corpus has nearly the same text",
         "only_repeated": "nothing was left without the paragraphs that came before",
+        "not_drawn": "the mix draws it no time",
     }
 )
 
@@ -80,12 +82,11 @@ class Steps:
                 raise ConfigError(f"languages: {code!r} is no code of two or three letters; write them as in en,zh")
 
 
-def steps_of(recipe: CorpusRecipe) -> Steps:
-    """Open the files that a recipe names; FileError for one that cannot be read."""
+def steps_of(recipe: CorpusRecipe, models: Mapping[str, Path] | None = None) -> Steps:
+    """Open the files that a recipe names, and the models of trusted text; FileError for one that cannot be read."""
     limits = recipe.quality.model_dump()
     asked = limits.pop("on")
     files = recipe.blocklist
-    named = [entry.rpartition("=") for entry in recipe.perplexity.models]
     return Steps(
         languages=tuple(code.strip().lower() for code in recipe.languages.keep),
         identify=recipe.languages.identify,
@@ -94,7 +95,7 @@ def steps_of(recipe: CorpusRecipe) -> Steps:
         mask=recipe.clean.mask,
         blocked=blocklist.load(files.words, files.domains, files.urls),
         limits=Limits(**limits),
-        models={code: perplexity.load(path) for code, _, path in named},
+        models={code: perplexity.load(path) for code, path in (models or {}).items()},
         buckets=tuple(recipe.perplexity.keep),
         evaluation=contamination.index(recipe.contamination.sets) if recipe.contamination.sets else None,
         share=recipe.contamination.share,

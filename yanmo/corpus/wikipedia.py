@@ -107,7 +107,8 @@ def _page(data: bytes, site: Site, source: Source, settings: Settings) -> Docume
     try:
         page = parse(data)
     except Damaged as error:
-        title = data[data.find(b"<title>") + 7 :][:80].partition(b"</title>")[0].decode("utf-8", "replace")
+        title = data[data.find(b"<title>") + 7 :][:80].partition(b"<")[0].decode("utf-8", "replace")
+        title = " ".join(title.split())
         return Loss(error.reason, f"the page cannot be read: {error}", title)
     url = page_url(page.title, site.base)
     why = _removed(page, site, settings)

@@ -24,6 +24,7 @@ from typing import Any
 from yanmo.corpus.engine import make_corpus as make_folder
 from yanmo.corpus.folder import Corpus, load_corpus
 from yanmo.corpus.ledger import ReadReport
+from yanmo.corpus.readers import kind_by_content
 from yanmo.corpus.settings import CorpusRecipe, with_values
 from yanmo.corpus.sources import find_sources
 from yanmo.errors import ConfigError, InputError
@@ -57,7 +58,7 @@ def make_corpus(data: DataSection, folder: Path, say: Say) -> Corpus:
         return load_corpus(folder)
     if len(data.paths) == 1 and (Path(data.paths[0]) / "card.json").is_file():
         return load_corpus(data.paths[0])
-    size = sum(source.size for source in find_sources(data.paths, ReadReport()))
+    size = sum(source.size for source in find_sources(data.paths, ReadReport(), kind_by_content))
 
     def progress(step: str, done: int, total: int) -> None:
         share = done / total if total and step == "read" else None

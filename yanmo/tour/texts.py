@@ -24,6 +24,7 @@ from yanmo.corpus.card import UNSTATED
 from yanmo.corpus.documents import Document
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.python_docs import python_documents
+from yanmo.corpus.readers import kind_by_content
 from yanmo.corpus.sources import find_sources
 from yanmo.corpus.text import border, read_documents
 from yanmo.errors import InputError
@@ -124,7 +125,7 @@ def _described(card: dict[str, Any], source: str, remarks: list[str]) -> dict[st
 
 def _order(paths: Sequence[str], most: float, remarks: list[str]) -> Sequence[str]:
     """The paths themselves, or, where they hold more than can be read, their files in a seeded order: a fair part."""
-    sources = find_sources(paths, ReadReport())
+    sources = find_sources(paths, ReadReport(), kind_by_content)
     total = sum(source.size for source in sources)
     if total <= most or len(sources) < 2:
         return paths
