@@ -47,9 +47,9 @@ class ModelSection(Section):
 
     path: str | None = None  # a model folder, a run folder or a hub id
     kind: Literal["transformer", "lstm", "gru", "rnn"] = "transformer"
-    family: Literal["llama", "qwen3", "gpt2", "bert", "t5", "bart"] = "qwen3"
+    family: Literal["llama", "qwen3", "gpt2", "bert", "t5", "bart", "marian"] = "qwen3"
     width: Whole = 256
-    layers: Annotated[int, Field(ge=1, le=4096)] = 6  # t5, bart: of the encoder, and as many of the decoder
+    layers: Annotated[int, Field(ge=1, le=4096)] = 6  # t5, bart, marian: of the encoder, and as many of the decoder
     heads: Whole = 4
     kv_heads: Whole | None = None  # as many as heads
     head_width: Whole | None = None  # width / heads
@@ -64,6 +64,7 @@ class TokenizerSection(Section):
     path: str | None = None
     kind: Literal["bpe", "wordpiece", "unigram"] = "bpe"
     vocab_size: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    separate: bool = False  # of the task translate: a model of pieces for each side, over one table of ids (Marian's)
 
 
 class DataSection(Section):

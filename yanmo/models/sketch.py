@@ -31,8 +31,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {"position": "relative", "norm": "rms", "norm_eps": 1e-6, "activation": "gelu_tanh", "gated": True}
     | {"attention_scale": 1.0, "pool": "eos"},
     "bart": _POST | {"position": "learned", "position_offset": 2, "pool": "eos"},
+    "marian": _POST | {"position": "sinusoidal", "norm_embedding": False, "pool": "eos"},
 }
-SHAPES = {"bert": "encoder", "t5": "encoder-decoder", "bart": "encoder-decoder"}  # the others are decoders
+SHAPES = {"bert": "encoder"} | dict.fromkeys(("t5", "bart", "marian"), "encoder-decoder")  # the others are decoders
 LEARNERS = {"masked": "encoder", "spans": "encoder-decoder", "infilling": "encoder-decoder"} | {
     "seq2seq": "encoder-decoder"
 }  # the others need a decoder
@@ -81,6 +82,8 @@ def network_config(
         shared |= {"embedding_dropout": model.dropout, "attention_dropout": model.dropout, "pad_id": pad_id}
     if model.family == "t5":
         shared |= {"activation_dropout": model.dropout, "logit_scale": model.width**-0.5 if model.tie_embeddings else 1}
+    if model.family == "marian":  # sinusoids are as long as √(width / 2), first embeddings a fiftieth of √width
+        shared["embedding_scale"] = model.width**0.5
     if shape == "encoder-decoder":
         shared["decoder_start_id"] = end_id if model.family == "bart" or pad_id is None else pad_id
     return TransformerConfig(

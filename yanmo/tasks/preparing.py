@@ -55,7 +55,7 @@ FAMILY = {task: {"family": "bert"} for task in KIND_OF} | {
     "translate": {"family": "t5"},
     "generate": {"family": "qwen3"},
 }
-VOCABULARIES = {"bert": "wordpiece", "t5": "unigram", "bart": "unigram"}  # the others take byte-level BPE
+VOCABULARIES = {"bert": "wordpiece"} | dict.fromkeys(("t5", "bart", "marian"), "unigram")  # the others: byte-level BPE
 TRAIN: dict[str, Any] = {"schedule": "linear", "warmup": 0.06, "beta2": 0.999, "weight_decay": 0.01}
 TRAIN |= {"save_every": 600.0, "keep": 1}  # seconds; checkpoints besides the best
 LORA = 10.0  # times the learning rate of all weights
@@ -237,7 +237,8 @@ def _of_task(
     place = folder / "data" / "tokenizer"
     said = sections.get("tokenizer", {})
     if task == "translate":
-        return translation.prepare(train, place, new=new, **{k: said[k] for k in ("kind", "vocab_size") if k in said})
+        known = {k: said[k] for k in ("kind", "vocab_size", "separate") if k in said}
+        return translation.prepare(train, place, new=new, **known)
     objective = dict(OBJECTIVES[task])
     if not new:
         return {"objective": objective}

@@ -32,7 +32,7 @@ from yanmo.tasks.examples import Example
 from yanmo.tasks.glossary import Called, Glossary, holds, read_glossary, terms_of
 from yanmo.tasks.sentences import Block, rebuild, split
 from yanmo.tokens.tokenizer import Tokenizer
-from yanmo.tokens.train import train_tokenizer
+from yanmo.tokens.train import train_pair, train_tokenizer
 
 if TYPE_CHECKING:
     from yanmo.inference.model import Model
@@ -85,11 +85,18 @@ class Sentence:
 
 
 def prepare(
-    train: Sequence[Example], folder: Path, *, new: bool, kind: str = "unigram", vocab_size: int = 0
+    train: Sequence[Example],
+    folder: Path,
+    *,
+    new: bool,
+    kind: str = "unigram",
+    vocab_size: int = 0,
+    separate: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """The parts of a recipe that translation needs; a new model's tokenizer is trained on both sides, in `folder`.
 
-    vocab_size: 0 takes 8,000, or fewer for few texts. Raises InputError for an example without a target.
+    vocab_size: 0 takes 8,000, or fewer for few texts. separate: of each side a model of that size.
+    Raises InputError for an example without a target.
     """
     bare = next((e for e in train if not e.text.strip() or not (e.target or "").strip()), None)
     if bare is not None:
@@ -98,8 +105,12 @@ def prepare(
     if not new:
         return parts
     if not folder.is_dir():
-        texts = [text for e in train for text in (e.text, str(e.target))]
-        train_tokenizer(texts, kind, vocab_size or _vocabulary(texts)).save(folder)
+        sides = [e.text for e in train], [str(e.target) for e in train]
+        if separate:
+            train_pair(*sides, vocab_size or max(map(_vocabulary, sides)), folder)
+        else:
+            texts = [*sides[0], *sides[1]]
+            train_tokenizer(texts, kind, vocab_size or _vocabulary(texts)).save(folder)
     parts["tokenizer"] = {"path": str(folder)}
     parts["objective"]["smoothing"] = 0.1
     return parts

@@ -4,6 +4,7 @@ In: texts, a kind, a size. Out: a Tokenizer; the same texts and settings give th
 
     train_tokenizer    bpe: bytes, any text comes back unchanged (decoders) · wordpiece: BERT's (encoders) · unigram:
                        T5's (encoder-decoders)
+    train_pair         a model for each side of a translation, over one table of ids (Marian's)
     compression        bytes of text per token
 
 Byte-level BPE splits text as Qwen 2 and 3 do before it counts pairs: letters, single digits, signs, line ends, spaces.
@@ -28,10 +29,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Library
 
 from yanmo.errors import InputError
-from yanmo.files import reason
+from yanmo.files import atomic_folder, reason, write_atomic, write_json
 from yanmo.tokens.fast import FastEngine
 from yanmo.tokens.formats import QWEN2
-from yanmo.tokens.piecemodel import parse_model
+from yanmo.tokens.piecemodel import PieceModel, parse_model
 from yanmo.tokens.settings import Settings
 from yanmo.tokens.tokenizer import Tokenizer
 
@@ -120,6 +121,24 @@ def _checked(texts: Iterable[str]) -> Iterator[str]:
         raise InputError("no text to train a tokenizer on; give documents with some characters")
 
 
+def train_pair(sources: Iterable[str], targets: Iterable[str], vocab_size: int, folder: Path) -> None:
+    """Train Marian's kind of tokenizer, a Unigram model of at most `vocab_size` pieces for each side, into `folder`.
+
+    Pieces of both sides that are alike share an id, so there are up to twice as many ids. Raises as train_tokenizer.
+    """
+    sides = {
+        name: piece_model(_checked(texts), vocab_size) for name, texts in (("source", sources), ("target", targets))
+    }
+    pieces = dict.fromkeys(piece for model in sides.values() for piece in model.pieces)
+    words = [piece for piece in pieces if piece not in T5]
+    table = {word: number for number, word in enumerate(("</s>", "<unk>", *words, "<pad>"))}
+    with atomic_folder(folder) as made:
+        for name, model in sides.items():
+            write_atomic(made / f"{name}.spm", model.data)
+        write_json(made / "vocab.json", table)
+        write_json(made / "tokenizer_config.json", {"tokenizer_class": "MarianTokenizer"})
+
+
 def _bpe(texts: Iterator[str], size: int, special: tuple[str, ...], least: int) -> Library:
     smallest = 256 + len(special)
     _fits(size, smallest, "the 256 bytes")
@@ -199,13 +218,30 @@ def _letters(texts: list[str], splitter: pre_tokenizers.PreTokenizer, room: int)
 def _unigram(texts: Iterator[str], size: int, special: tuple[str, ...]) -> Library:
     more = special[len(T5) :]
     _fits(size, len(special) + 1, "one piece")
+    model = piece_model(texts, size - len(more))
+    pieces = list(zip(model.pieces, model.scores))
+    library = Library(models.Unigram([*pieces, *((token, 0.0) for token in more)], unk_id=2, byte_fallback=False))
+    library.normalizer = normalizers.Precompiled(model.charsmap)
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always", split=True)]
+    )
+    library.decoder = decoders.Metaspace(prepend_scheme="always", split=True)
+    _add(library, special)
+    library.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return library
+
+
+def piece_model(texts: Iterator[str], size: int) -> PieceModel:
+    """A SentencePiece Unigram model of at most `size` pieces: <pad>, </s> and <unk> are its first."""
     written = io.BytesIO()
     lines = _Lines(texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines,
             model_writer=written,
-            vocab_size=size - len(more),
+            vocab_size=size,
             model_type="unigram",
             pad_id=0,
             eos_id=1,
@@ -226,19 +262,7 @@ def _unigram(texts: Iterator[str], size: int, special: tuple[str, ...]) -> Libra
         ) from None
     if lines.failure is not None:
         raise lines.failure
-    model = parse_model(Path("trained-unigram"), written.getvalue())
-    pieces = list(zip(model.pieces, model.scores))
-    library = Library(models.Unigram([*pieces, *((token, 0.0) for token in more)], unk_id=2, byte_fallback=False))
-    library.normalizer = normalizers.Precompiled(model.charsmap)
-    library.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always", split=True)]
-    )
-    library.decoder = decoders.Metaspace(prepend_scheme="always", split=True)
-    _add(library, special)
-    library.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
-    )
-    return library
+    return parse_model(Path("trained-unigram"), written.getvalue())
 
 
 class _Lines:

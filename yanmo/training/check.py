@@ -63,6 +63,8 @@ def check(recipe: Recipe) -> None:
 
 def _check_tokenizer(recipe: Recipe, shape: str) -> None:
     """A vocabulary that is trained has what the objective needs, or is refused before hours are spent on it."""
+    if recipe.tokenizer.separate and recipe.tokenizer.path is None:
+        raise ConfigError("tokenizer.separate is of the task translate; use yanmo finetune translate RECIPE DATA")
     section, needed = recipe.tokenizer, {"encoder": "wordpiece", "encoder-decoder": "unigram"}.get(shape)
     if section.path is not None:
         return
