@@ -129,7 +129,7 @@ def trial(cost: float, held: float, steps: int) -> tuple[float, float]:
     for _ in range(steps):
         guesses = controller.wants(1, lookup.rate * 8)
         took = cost if guesses else 1.0
-        controller.saw(1, guesses, took)
+        controller.saw(1, guesses, took, round(8 * held) if guesses else 0)
         seconds += took
         tokens += 1 + (8 * held if guesses else 0)
         if guesses:
@@ -141,6 +141,26 @@ def trial(cost: float, held: float, steps: int) -> tuple[float, float]:
 def test_where_guesses_do_not_hold_almost_no_time_is_lost(cost: float) -> None:
     seconds, tokens = trial(cost, 0.0, 4000)
     assert tokens == 4000 and seconds < 1.03 * tokens
+
+
+@pytest.mark.parametrize("hope", [0.5, 8.0])
+def test_hope_that_is_always_wrong_costs_little_from_the_beginning(hope: float) -> None:
+    controller, seconds = Controller(), 0.0
+    for step in range(1, 400):
+        guesses = controller.wants(1, hope)
+        took = 2.0 if guesses else 1.0
+        controller.saw(1, guesses, took)
+        seconds += took
+        assert seconds <= 1.01 * step + 5
+
+
+def test_what_is_spent_once_is_no_price_of_each_guess() -> None:
+    controller = Controller()
+    controller.saw(1, False, 1.0)
+    controller.saw(1, True, 1.2, 3, extra=2.0)
+    assert controller.wants(1, 2.0)
+    controller.saw(1, True, 1.2, 0, extra=9.0)
+    assert not controller.wants(1, 2.0)
 
 
 def test_where_guesses_hold_they_are_used() -> None:

@@ -13,6 +13,7 @@ The smaller model reads the end of the text alone: what it has not read costs sp
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class Drafter:
         self._room = min(ROOM, positions_held(draft) or ROOM)
         self._device = draft.device  # type: ignore[attr-defined]
         self._step = Step(draft, most_rows=1) if can_step(draft) else None  # type: ignore[arg-type]
+        self.catching = 0.0  # seconds in which it read texts that were written without it, since they were asked for
 
     def guess(self, row: Row, most: int) -> list[int]:
         """At most so many tokens that may follow the text of a row."""
@@ -91,8 +93,11 @@ class Drafter:
             count = min(WINDOW, len(text), self._room - most)
             behind = row.behind = Behind(self.network.new_cache(1, count + most), len(text) - count)
         new = text[behind.first + len(behind.ids) :]
+        start = time.perf_counter()
         logits = self._read(new, behind.cache)
         behind.ids += new
+        if len(new) > 2 * most:
+            self.catching += time.perf_counter() - start
         after, generator = copy.copy(behind.cache), torch.Generator()
         generator.set_state(row.generator.get_state())
         found: list[int] = []

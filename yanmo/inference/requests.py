@@ -207,7 +207,7 @@ class Row:
     lookup: Lookup | None = None  # its tokens, where guesses are made from them
     behind: Any = None  # what a draft model has read of it
     guide: Guide | None = None  # what its text must be
-    held: float = 0.5  # share of the guesses of that model that are likely to hold
+    held: float | None = None  # share of the guesses of that model that are likely to hold, once it has made some
 
     @property
     def over(self) -> bool:

@@ -15,6 +15,7 @@ SEEN = 3  # tokens that must have stood together before
 SHARE = 0.2  # of the newest observation in a running mean
 PAUSE, LONGEST_PAUSE = 32, 1024  # steps between two trials where guessing did not pay
 LOSS = 0.01  # share of the time that trials may take beyond it
+GRACE = 3  # steps that trials may take beyond it before there is much time to have a share of
 
 
 class Lookup:
@@ -48,11 +49,13 @@ class Controller:
     """Compares the time of a step with guesses and of one without, for each number of rows.
 
     Where guessing does not pay it is tried again after a pause, which doubles each time that it still does not, so
-    that what the trials cost stays a small share: with a step of twice the time, one in 100 to 1024.
+    that what the trials cost stays a small share: with a step of twice the time, one in 100 to 1024. Whatever it hopes
+    for, no guesses are made while those before have lost more time than GRACE and LOSS allow.
     """
 
-    def __init__(self) -> None:
-        self.rate = 0.3  # share of all guesses that held: what a new text begins with
+    def __init__(self, rate: float = 0.3) -> None:
+        self.rate = rate  # share of all guesses that held: what a new text begins with
+        self._spent = self._lost = 0.0  # seconds in all, and those that guessing took more than it saved
         self._seconds: dict[tuple[int, bool], float] = {}
         self._pause: dict[int, int] = {}
         self._left: dict[int, int] = {}
@@ -60,7 +63,7 @@ class Controller:
     def wants(self, rows: int, expected: float) -> bool:
         """Whether to check guesses in this step, of which `expected` are likely to hold."""
         without, guessing = self._seconds.get((rows, False)), self._seconds.get((rows, True))
-        if without is None:
+        if without is None or self._lost > GRACE * without + LOSS * self._spent:
             return False
         if guessing is None or (rows + expected) / guessing > rows / without:
             if guessing is not None:
@@ -79,7 +82,14 @@ class Controller:
         """What share of the guesses of one text held."""
         self.rate += SHARE / 4 * (share - self.rate)
 
-    def saw(self, rows: int, guessed: bool, seconds: float) -> None:
-        """What a step of so many rows took."""
+    def saw(self, rows: int, guessed: bool, seconds: float, gained: int = 0, extra: float = 0.0) -> None:
+        """What a step of so many rows took, and how many tokens it gave beyond one for each row.
+
+        extra: seconds besides, spent once for many guesses to come.
+        """
+        without = self._seconds.get((rows, False))
+        self._spent += seconds + extra
+        if guessed and without is not None:
+            self._lost = max(0.0, self._lost + seconds + extra - without * (rows + gained) / rows)
         before = self._seconds.get((rows, guessed), seconds)
         self._seconds[rows, guessed] = before + SHARE * (seconds - before)

@@ -77,7 +77,7 @@ class Writer:
         if can_step(network):  # what `decode` computes of packed matrices is rounded otherwise than a recorded step
             self._draft = min(self._draft, MOST_COLUMNS - 1)
             self._columns = Columns(network)
-        self.controller, self.of_draft = Controller(), Controller()
+        self.controller, self.of_draft = Controller(), Controller(0.5)
         self._forced = 0  # tokens that a grammar forces are read with the last one: so many at most
         if reads_in_parts(network):
             self._forced = MOST_FORCED if self._columns is None else MOST_COLUMNS - 1
@@ -117,7 +117,11 @@ class Writer:
         if self._kind == "grammar":  # its tokens are no guesses
             return
         controller = self.controller if self._kind == "lookup" else self.of_draft
-        controller.saw(len(rows), True, time.perf_counter() - start)  # what was read again counts too
+        extra = 0.0
+        if self._drafter is not None and self._kind == "draft":
+            extra, self._drafter.catching = self._drafter.catching, 0.0
+        seconds = time.perf_counter() - start - extra
+        controller.saw(len(rows), True, seconds, sum(held), extra)  # what was read again counts too
         for row, draft, count in zip(rows, drafts, held):
             if draft:
                 self._learn(row, count / len(draft))
@@ -127,7 +131,9 @@ class Writer:
     def _learn(self, row: Row, share: float) -> None:
         """What share of the guesses for a row held."""
         if self._kind == "draft":
-            row.held += SHARE * (share - row.held)
+            hope = self.of_draft.rate if row.held is None else row.held
+            row.held = hope + SHARE * (share - hope)
+            self.of_draft.learn(share)
         elif row.lookup is not None:
             row.lookup.learn(share)
             self.controller.learn(share)
@@ -174,8 +180,9 @@ class Writer:
 
     def _guessed(self, rows: Sequence[Row], drafter: Drafter) -> list[list[int]]:
         """The guesses of the draft model, the more the more of them held; none where they do not pay."""
-        most = [min(1 + round(r.held * self._draft), self._draft, r.limit - len(r.new) - 1) for r in rows]
-        expected = sum(row.held * max(count, 0) for row, count in zip(rows, most))
+        hopes = [self.of_draft.rate if row.held is None else row.held for row in rows]
+        most = [min(1 + round(h * self._draft), self._draft, r.limit - len(r.new) - 1) for h, r in zip(hopes, rows)]
+        expected = sum(hope * max(count, 0) for hope, count in zip(hopes, most))
         if not expected or not self.of_draft.wants(len(rows), expected):
             return [[] for _ in rows]
         self._kind = "draft"
