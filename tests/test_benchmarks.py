@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import b0, frame, table
+from benchmarks import b0, frame, table, tasks
 from yanmo.errors import Error, FileError, InputError
 
 FAST = frame.Row("B7", "count sheep", "sheep/s", {"peer": 1.5})
@@ -136,6 +136,11 @@ def test_an_unknown_row_or_peer_is_one_sentence(capsys, name, sentence):
 
 def test_results_on_disk_belong_to_rows():
     assert {r.row for r in frame.load_all()} <= set(command.ROWS)
+
+
+def test_the_page_of_tasks_is_what_the_records_say():
+    assert tasks.main(["--check"]) == 0
+    assert tasks.main(["sst3"]) == 2
 
 
 def test_the_first_row_checks_that_both_write_the_same(monkeypatch):
