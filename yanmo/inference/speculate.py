@@ -15,7 +15,7 @@ SEEN = 3  # tokens that must have stood together before
 SHARE = 0.2  # of the newest observation in a running mean
 PAUSE, LONGEST_PAUSE = 32, 1024  # steps between two trials where guessing did not pay
 LOSS = 0.01  # share of the time that trials may take beyond it
-GRACE = 3  # steps that trials may take beyond it before there is much time to have a share of
+ACCOUNT, GRACE = 0.005, 2  # of all time, and steps: what guessing may lose in all, as its account says
 
 
 class Lookup:
@@ -50,7 +50,7 @@ class Controller:
 
     Where guessing does not pay it is tried again after a pause, which doubles each time that it still does not, so
     that what the trials cost stays a small share: with a step of twice the time, one in 100 to 1024. Whatever it hopes
-    for, no guesses are made while those before have lost more time than GRACE and LOSS allow.
+    for, no guesses are made while those before have lost more time than GRACE and ACCOUNT allow.
     """
 
     def __init__(self, rate: float = 0.3) -> None:
@@ -63,7 +63,7 @@ class Controller:
     def wants(self, rows: int, expected: float) -> bool:
         """Whether to check guesses in this step, of which `expected` are likely to hold."""
         without, guessing = self._seconds.get((rows, False)), self._seconds.get((rows, True))
-        if without is None or self._lost > GRACE * without + LOSS * self._spent:
+        if without is None or self._lost > GRACE * without + ACCOUNT * self._spent:
             return False
         if guessing is None or (rows + expected) / guessing > rows / without:
             if guessing is not None:
