@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,32 @@ NO_TEXTS = ("readme.md", "license.txt", "requirements.txt", "license.md")
 ATTEMPTS = 3
 
 
-def fetch(name: str) -> list[Path]:
-    """The files of a data set; NetworkError where they do not arrive, InputError for a name that is none."""
+Chooser = Callable[[Iterable[str]], list[str]]
+
+
+def fetch(name: str, choose: Chooser | None = None) -> list[Path]:
+    """The files of a data set; NetworkError where they do not arrive, InputError for a name that is none.
+
+    choose: names of all its files → those that are wanted, in place of the pattern behind a colon.
+    """
     repo, _, pattern = name.partition(":")
     repo, _, revision = repo.partition("@")
+    choose = choose or (lambda names: _wanted(names, pattern, repo))
     if not NAME.fullmatch(repo) or ".." in repo:
         raise InputError(f"'hf:{name}' is no data set; write hf:owner/name, hf:owner/name@main:*.parquet")
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(repo, revision or None, pattern, "HF_HUB_OFFLINE is set")
+        return _cached(repo, revision or None, choose, "HF_HUB_OFFLINE is set")
     try:
         commit, files = _listed(repo, revision or None)
     except NetworkError as error:
         if not getattr(error, "silent", False):
             raise
-        found = _cached(repo, revision or None, pattern, str(error))
+        found = _cached(repo, revision or None, choose, str(error))
         warnings.warn(f"{error}; until then its copy in the cache is used", stacklevel=2)
         return found
-    wanted = _wanted(files, pattern, repo)
+    wanted = choose(files)
     paths = [_file(repo, commit, chosen, files[chosen]) for chosen in wanted]
     _remember(repo, revision or "main", commit, wanted[0])
     return paths
@@ -149,7 +156,7 @@ def _wrong(path: Path, about: Any) -> str:
     return "" if digest.hexdigest() == about.blob_id else "its git hash is another"
 
 
-def _cached(repo: str, revision: str | None, pattern: str, why: str) -> list[Path]:
+def _cached(repo: str, revision: str | None, choose: Chooser, why: str) -> list[Path]:
     """The files of the snapshot in the cache."""
     from huggingface_hub import constants, snapshot_download
 
@@ -160,7 +167,7 @@ def _cached(repo: str, revision: str | None, pattern: str, why: str) -> list[Pat
             f"hf:{repo}: {why}, and the cache {constants.HF_HUB_CACHE} has no copy; connect once to download"
         ) from None
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return [folder / name for name in _wanted(names, pattern, repo)]
+    return [folder / name for name in choose(names)]
 
 
 def _sentence(error: Exception, repo: str, what: str) -> NetworkError:

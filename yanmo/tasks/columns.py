@@ -110,7 +110,7 @@ def chosen(
         listed = ", ".join(map(short, names[:12]))
         raise InputError(
             f"{file.name}: which column is the {missing[0]} cannot be told; its columns are {listed}; name it, as in "
-            f"--{missing[0].replace('_', '-')} {names[-1] if names else '1'}"
+            f"--column {missing[0]}={names[-1] if names else '1'}"
         )
     for role in ROLES[reading.task]:
         if role in roles:

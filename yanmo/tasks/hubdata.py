@@ -1,24 +1,28 @@
-"""hf:owner/name → the data files of a data set of the hub: those of one split of one configuration, in the cache.
+"""hf:owner/name → the data files of a data set of the hub: those of one split of one configuration.
 
-In: "hf:owner/name", with "@revision", "/configuration" and ":split" behind it where wanted (train else). Out: paths.
+In: "hf:owner/name", with "@revision", "/configuration" and ":split" behind it where wanted (train else), or the name or
+pattern of files in place of a split ("data/*.csv"). Out: paths in the cache, downloaded unless they are there
+(corpus/hubsource.py).
 
     is_hub      whether a user means the hub
-    files       the paths of the files, in the cache
+    files       the paths of the files
     choose      names of a data set's files → those of a split
 """
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from yanmo.corpus import hubsource
 from yanmo.errors import FileError, InputError, nearest
 
 PREFIX = "hf:"
 SPEC = re.compile(
     r"hf:(?P<name>[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?)(?:@(?P<revision>[\w.-]{1,100}))?"
-    r"(?:/(?P<config>[\w.-]{1,100}))?(?::(?P<split>[\w.-]{1,100}))?",
+    r"(?:/(?P<config>[\w.-]{1,100}))?(?::(?P<split>[\w.*?/\[\]-]{1,200}))?",
     re.ASCII,
 )
 FORMS = (".parquet", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".conll")  # the first that is there counts
@@ -33,7 +37,7 @@ OTHER = ("readme", "license", "dataset_info", "dataset_infos", ".gitattributes",
 
 def is_hub(path: object) -> bool:
     """Whether a path names a data set of the hub."""
-    return isinstance(path, str) and path.startswith(PREFIX)
+    return isinstance(path, (str, Path)) and str(path).startswith(PREFIX)
 
 
 def files(spec: str) -> list[Path]:
@@ -43,13 +47,19 @@ def files(spec: str) -> list[Path]:
         raise InputError(
             f"{spec[:100]!r} names no data set of the hub; write hf:owner/name, and behind it /configuration or :split"
         )
-    folder = _cached(found["name"], found["revision"] or "main")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [folder / name for name in choose(names, found["config"], found["split"] or "train", found["name"])]
+    name = found["name"] + (f"@{found['revision']}" if found["revision"] else "")
+    config, split = found["config"], found["split"] or "train"
+    return hubsource.fetch(name, lambda names: choose(names, config, split, found["name"]))
 
 
 def choose(names: Iterable[str], config: str | None, split: str, where: str) -> list[str]:
     """The files of a split: by "train", "validation" or "test" in their names, in the folder of a configuration."""
+    names = sorted(names)
+    if re.search(r"[*?\[/]", split) or split in names:
+        matching = [name for name in names if fnmatch.fnmatchcase(name, split)]
+        if not matching:
+            raise InputError(f"{where} has no file {split!r}{nearest(split, names)}; it has {', '.join(names[:8])}")
+        return matching
     data = [name for name in names if _form(name) is not None and not name.lower().rpartition("/")[2].startswith(OTHER)]
     if not data:
         raise FileError(f"{where}: no data in this data set that can be read; needed are {', '.join(FORMS)}")
@@ -100,22 +110,3 @@ def _config(name: str) -> str | None:
     """The folder of a configuration: the first that is neither "data" nor a split."""
     folders = [part for part in name.split("/")[:-1] if part.lower() != "data" and _split(part) is None]
     return folders[0] if folders else None
-
-
-def _cached(name: str, revision: str) -> Path:
-    """The folder of a data set in the cache of the hub."""
-    from huggingface_hub import constants
-
-    store = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-    reference = store / "refs" / revision
-    try:
-        commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
-    except (OSError, UnicodeError):
-        commit = revision
-    folder = store / "snapshots" / commit
-    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not folder.is_dir():
-        raise FileError(
-            f"{name}: no copy of this data set at {revision!r} in {constants.HF_HUB_CACHE}; fetch it once, with "
-            f"hf download --repo-type dataset {name}"
-        )
-    return folder

@@ -183,7 +183,7 @@ def _languages(file: File, header: str, there: list[str], reading: Reading) -> t
     if target is None or not source:
         raise InputError(
             f"{file.name}: its first unit has the languages {', '.join(there) or 'none'}; name text and target, as in "
-            "--text en --target de"
+            "--column text=en --column target=de"
         )
     reading.note(f"{file.name}: from {source} to {target}")
     reading.understood.columns |= {"text": source, "target": target}

@@ -79,7 +79,7 @@ def _column(file: File, reading: Reading, rows: Sequence[Row], role: str) -> str
             return name
     raise InputError(
         f"{file.name}: which field holds the {role} cannot be told; its rows have {_fields(sample)}; name it, as in "
-        f"--{role} FIELD"
+        f"--column {role}=FIELD"
     )
 
 
