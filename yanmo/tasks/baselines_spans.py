@@ -71,13 +71,13 @@ def names(train: Sequence[Example], dev: Sequence[Example]) -> list[Row]:
     return [_row(example, list(_matches(example.text, types, lengths))) for example in dev]
 
 
-def _matches(text: str, types: dict[str, str], lengths: dict[str, list[int]]) -> Iterator[tuple[Span, float]]:
+def _matches(text: str, types: dict[str, str], lengths: dict[str, list[int]]) -> Iterator[Span]:
     at = 0
     while at < len(text):
         for length in lengths.get(text[at], ()):
             name = text[at : at + length]
             if name in types and _bordered(text, at, at + length):
-                yield Span(types[name], at, at + length), 1.0
+                yield Span(types[name], at, at + length)
                 at += length - 1
                 break
         at += 1
@@ -90,11 +90,8 @@ def _bordered(text: str, start: int, end: int) -> bool:
     return not left and not right
 
 
-def _row(example: Example, found: Sequence[tuple[Span, float]]) -> Row:
-    listed = [
-        {"type": s.type, "start": s.start, "end": s.end, "text": example.text[s.start : s.end], "score": score}
-        for s, score in found
-    ]
+def _row(example: Example, found: Sequence[Span]) -> Row:
+    listed = [{"type": s.type, "start": s.start, "end": s.end, "text": example.text[s.start : s.end]} for s in found]
     return {"id": example.id, "entities": listed}
 
 
@@ -120,7 +117,7 @@ def window(train: Sequence[Example], dev: Sequence[Example]) -> list[Row]:
     out = []
     for example, pieces in zip(dev, cut):
         spans = _joined(pieces, list(itertools.islice(said, len(pieces))))
-        out.append(_row(example, [(span, 1.0) for span in spans]))
+        out.append(_row(example, spans))
     return out
 
 
@@ -233,7 +230,5 @@ def _related(dev: Sequence[Example], asked: Sequence[tuple[int, int, int]], labe
     for (i, first, second), label in zip(asked, labels):
         if label:
             relation = Relation(label[2:], first, second) if label[0] == ">" else Relation(label[2:], second, first)
-            out[i]["relations"].append(
-                {"type": relation.type, "head": relation.head, "tail": relation.tail, "score": 1.0}
-            )
+            out[i]["relations"].append({"type": relation.type, "head": relation.head, "tail": relation.tail})
     return out

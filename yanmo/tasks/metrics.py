@@ -255,7 +255,11 @@ def main_interval(
     task: str, gold: Sequence[Example], predictions: Predictions, seed: int = 0, *, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """95 % interval of the main figure; where examples have groups, whole groups are drawn."""
-    one = sums(task, gold, predictions)
+    return part_interval(sums(task, gold, predictions), seed, rounds)
+
+
+def part_interval(one: Sums, seed: int = 0, rounds: int = ROUNDS) -> tuple[float, float]:
+    """The same of a figure whose sums are known."""
     return _ends(one.formula(_resampled(one.drawn, seed, rounds)))
 
 
