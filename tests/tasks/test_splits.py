@@ -61,6 +61,17 @@ def test_no_text_and_no_group_stands_on_both_sides(rows, share, seed):
     assert not {e.group for e in train if e.group} & {e.group for e in dev}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_training_knows_every_label_of_dev(seed):
+    rare = [
+        example(n, group=f"article {n // 5}", labels=(f"kind {n // 5}" if n < 50 else "none", "common"))
+        for n in range(100)
+    ]
+    alone = [example(n, labels=("once",) if n % 10 == 0 else ("often",)) for n in range(100, 110)]
+    train, dev = split([*rare, *alone], 0.6, seed)
+    assert dev and {label for e in dev for label in e.labels} <= {label for e in train for label in e.labels}
+
+
 def test_a_line_that_all_articles_share_does_not_tie_them_together():
     examples = [
         example(n, "LONDON 1996-08-30" if n % 20 == 0 else None, group=f"article {n // 20}") for n in range(400)

@@ -5,9 +5,9 @@
 
 Examples of one group, and those with the same text (but for case and white space), are one unit. Where texts that many
 articles share would tie most of these together ("LONDON 1996-08-30"), units are groups alone, and examples of train
-with a text of dev are left out. Units are dealt in an
-order drawn by the seed, each to the side that lacks most of its labels (after Sechidis et al., 2011, "On the
-Stratification of Multi-Label Data"). The same examples and seed give the same sides on every machine.
+with a text of dev are left out. Units are dealt in an order drawn by the seed, each to the side that lacks most of its
+labels (after Sechidis et al., 2011, "On the Stratification of Multi-Label Data"). Training knows every label of dev.
+The same examples and seed give the same sides on every machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def split(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> tup
     if not 0 < share < 1:
         raise InputError(f"the share of validation is {share}; it lies between 0 and 1")
     texts = _texts(examples, min(share, 1 - share))
-    held = _deal(examples, texts, [1 - share, share], seed)
+    held = _deal(examples, texts, [1 - share, share], seed, train=0)
     return _sides(examples, texts, held[1])
 
 
@@ -97,8 +97,10 @@ def labels_of(example: Example) -> set[str]:
     return found or {""}
 
 
-def _deal(examples: Sequence[Example], texts: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:
-    """The places of the examples on each side."""
+def _deal(
+    examples: Sequence[Example], texts: Sequence[str], shares: Sequence[float], seed: int, train: int | None = None
+) -> list[list[int]]:
+    """The places of the examples on each side; `train` is the one that knows all labels of the others."""
     units = _units(examples, texts, by_text=True)
     grouped = any(example.group for example in examples)
     if grouped and max((len(unit.places) for unit in units), default=0) > TIED * min(shares) * len(examples):
@@ -125,6 +127,8 @@ def _deal(examples: Sequence[Example], texts: Sequence[str], shares: Sequence[fl
         for label, count in unit.labels.items():
             lacking[side][label] -= count
     _fill(sides)
+    if train is not None:
+        _known(sides, train)
     return [sorted(place for unit in side for place in unit.places) for side in sides]
 
 
@@ -140,6 +144,17 @@ def _fill(sides: list[list[_Unit]]) -> None:
             smallest = min(giver, key=lambda unit: len(unit.places))
             giver.remove(smallest)
             side.append(smallest)
+
+
+def _known(sides: list[list[_Unit]], train: int) -> None:
+    """Move what holds a label that the side of training lacks over to it, as long as something is left."""
+    there = {label for unit in sides[train] for label in unit.labels}
+    for number, side in enumerate(sides):
+        for unit in list(side) if number != train else ():
+            if len(side) > 1 and not there.issuperset(unit.labels):
+                side.remove(unit)
+                sides[train].append(unit)
+                there.update(unit.labels)
 
 
 def _units(examples: Sequence[Example], texts: Sequence[str], by_text: bool) -> list[_Unit]:
