@@ -56,7 +56,7 @@ EXTRAS = {
     "extract": "the careful extractor of main text from pages; needs pip 24",
     "sevenzip": "Wikipedia dumps that are packed as .7z",
     "ray": "corpora made on the machines of a Ray cluster",
-    "tasks": "the metrics and baselines of tasks by their reference implementations, and BM25 for answers out of a folder",
+    "tasks": "metrics and baselines of tasks by their reference implementations, and BM25 for answers out of a folder",
     "grammar": "texts that keep to a JSON schema, a regular expression or a grammar",
     "tensorboard": "event files for TensorBoard, and TensorBoard itself",
     "all": "everything that a user of the README needs",

@@ -243,6 +243,20 @@ def test_a_folder_that_is_no_corpus_is_not_replaced(tmp_path):
         make(tmp_path / "a.txt", tmp_path / "mine")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits on the size of files are POSIX")
+def test_a_file_that_cannot_grow_stops_with_one_sentence_and_the_same_command_goes_on(made, tmp_path):
+    raw, out, _ = made
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    words = [str(raw), str(tmp_path / "out"), "2", *SETTINGS]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    limited = subprocess.run([sys.executable, "-c", limit + RUN, *words], env=environment, capture_output=True)
+    said = limited.stderr.decode().strip().splitlines()[-1]
+    assert limited.returncode == 1 and "FileError" in said and "cannot be written" in said
+    assert not (tmp_path / "out").exists()
+    subprocess.run([sys.executable, "-c", RUN, *words], env=environment, check=True)
+    assert fingerprints(tmp_path / "out") == fingerprints(out)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_stops_with_one_sentence_and_goes_on_later(made, tmp_path):
     raw, out, _ = made

@@ -36,7 +36,7 @@ from yanmo.corpus.readers import kind_by_content
 from yanmo.corpus.settings import CorpusRecipe, files_of
 from yanmo.corpus.sources import Source, find_sources
 from yanmo.corpus.steps import steps_of
-from yanmo.corpus.text import READERS, check_sources
+from yanmo.corpus.text import READERS, check_extras, check_fields
 from yanmo.errors import FileError, InputError, nearest
 from yanmo.files import PREFIX, reason, sha256_file
 
@@ -88,7 +88,9 @@ def make_corpus(
         for source in find_sources(paths, report, kind_by_content)
         if not any(Path(os.path.abspath(source.path)).is_relative_to(folder) for folder in (out, beside))
     ]
-    check_sources([source for source in sources if source.path in set(map(Path, paths))])
+    check_extras(sources)
+    named = set(map(Path, paths))
+    check_fields([source for source in sources if source.path in named])  # within a folder, each is a loss
     steps_of(recipe)  # a file that is missing is said now, not by a worker
     engine_group.old_files(recipe.duplicates.against)
     with lock(beside / "lock"):
@@ -104,7 +106,12 @@ def make_corpus(
             _steps(pool, str(work), plan, progress or (lambda step, done, total: None))
         finally:
             pool.close()
-        take_place(engine_card.close_books(str(work), plan, report), out, work)
+        try:
+            made = engine_card.close_books(str(work), plan, report)
+        except InputError:  # nothing is left, and nothing would be another time
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        take_place(made, out, work)
         shutil.rmtree(beside, ignore_errors=True)
     return Corpus(out)
 
@@ -118,7 +125,10 @@ def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]
     """Everything that a corpus depends on."""
     files = []
     for source in sources:
-        status = source.path.stat()
+        try:
+            status = source.path.stat()
+        except OSError as error:
+            raise FileError(f"{source.path}: cannot be read ({reason(error)}); run again") from None
         files.append([source.name, os.fsdecode(source.path), source.kind, status.st_size, status.st_mtime_ns])
     named = {path: engine_card.hash_of(path) for path in files_of(recipe)}
     old = {folder: sha256_file(Path(folder) / "card.json") for folder in recipe.duplicates.against}

@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.lib.format import open_memmap
+
 from yanmo.corpus.documents import COLUMNS, GROUP_BYTES, Document
 from yanmo.corpus.settings import CorpusRecipe, absolute, from_values
 from yanmo.corpus.sources import Source
@@ -101,6 +104,23 @@ def output(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def array_on_disk(path: Path, kind: Any, length: int) -> np.ndarray:
+    """An array of zeros by memory map, with one entry at least; its room is taken now, so that a full disk is an error.
+
+    Where a page of a map finds no room on the disk, the process is killed.
+    """
+    try:
+        array = open_memmap(path, "w+", kind, (max(length, 1),))
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written ({reason(error)}); free some space, and the same command goes on"
+        ) from error
+    return array
 
 
 def sync(path: Path) -> None:

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from yanmo.corpus import engine_mix, groups
-from yanmo.corpus.engine_files import Plan, finish, finished, sync
+from yanmo.corpus.engine_files import Plan, array_on_disk, finish, finished, sync
 from yanmo.corpus.engine_paragraphs import find_copies
 from yanmo.corpus.engine_parts import part_path, rows_of
 from yanmo.corpus.engine_read import STEP
@@ -163,15 +162,7 @@ def decide(work: str, plan: Plan) -> dict[str, Any]:
 
 def _arrays(folder: Path, total: int) -> Arrays:
     """The arrays of the step on the disk, over all documents, the old ones first."""
-    found = {}
-    for name, kind in ARRAYS.items():
-        path = folder / f"{name}.npy"
-        try:
-            found[name] = open_memmap(path, "w+", kind, (max(total, 1),))[:total]
-        except OSError as error:
-            raise FileError(
-                f"{path}: cannot be written ({error.strerror}); free some space, and the same command goes on"
-            ) from error
+    found = {name: array_on_disk(folder / f"{name}.npy", kind, total)[:total] for name, kind in ARRAYS.items()}
     found["size"][:] = 1
     return found
 

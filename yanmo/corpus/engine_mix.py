@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from yanmo.corpus import mix
 from yanmo.corpus.card import UNSTATED
-from yanmo.corpus.engine_files import Plan
+from yanmo.corpus.engine_files import Plan, array_on_disk
 from yanmo.corpus.settings import CorpusRecipe, pairs
 
 Block = tuple[int, np.ndarray]  # the place of the first document, and the rows of a part
@@ -50,7 +49,7 @@ def draw(
     sizes = Counter({name: size for name, size in sorted(sizes.items()) if size})
     weights = {name: float(weight) for name, weight in pairs(asked.weights)} or mix.temper(sizes, asked.temperature)
     times = mix.epochs(sizes, weights, max(round(asked.epochs * sizes.total()), 1))
-    turns = open_memmap(path, "w+", np.uint16, (max(len(decision), 1),))
+    turns = array_on_disk(path, np.uint16, len(decision))
     drawn: Counter[str] = Counter(dict.fromkeys(sizes, 0))
     for start, rows in blocks[1]:
         mine = np.flatnonzero(decision[start : start + len(rows)] == train)

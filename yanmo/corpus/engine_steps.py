@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -34,6 +35,7 @@ def run_task(work: str, step: str, number: int) -> tuple[str, str]:
 
 def serve(work: str) -> None:
     """Do the tasks that stdin names, one after the other, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is not an answer
     for line in sys.stdin:

@@ -106,7 +106,7 @@ class DuplicatesSection(Section):
     rows: Annotated[int, Field(ge=1, le=64)] = Shape().rows
     paragraphs: bool = False  # take out paragraphs that came before, in the same document or another
     against: list[str] = Field(default_factory=list)  # corpus folders; their texts are not read
-    index: bool = True  # keep signatures in the folder, 0.4 kB a document, so that it can be an old corpus later
+    index: bool = True  # keep signatures in the folder, 0.44 kB a document, so that it can be an old corpus later
 
 
 class ContaminationSection(Section):

@@ -65,14 +65,19 @@ def read_documents(paths: Sequence[str | Path], report: ReadReport | None = None
     """
     report = ReadReport() if report is None else report
     sources = find_sources(paths, report, kind_by_content)
-    check_sources(sources)
+    check_extras(sources)
+    check_fields(sources)
     return _read(sources, report)
 
 
-def check_sources(sources: Sequence[Source]) -> None:
-    """Raise MissingExtra or FileError where reading could not begin."""
+def check_extras(sources: Sequence[Source]) -> None:
+    """Raise MissingExtra where reading could not begin."""
     if any(source.kind in ("html", "archive") for source in sources):
         need("resiliparse.extract.html2text", "corpus", "reading HTML")
+
+
+def check_fields(sources: Sequence[Source]) -> None:
+    """Raise FileError for lines whose first has no text."""
     for source in sources:
         if source.kind in ("jsonl", "csv"):
             _check_fields(source)
