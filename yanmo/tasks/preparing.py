@@ -44,20 +44,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "classify": {"length": 256, "rows": 32, "stride": 64, "epochs": 3.0, "rate": 1e-4, "new": (10.0, 5e-4)},
     "extract": {"length": 256, "rows": 16, "stride": 64, "epochs": 4.0, "rate": 1e-4, "new": (20.0, 1e-3)},
     "answer": {"length": 384, "rows": 16, "stride": 128, "epochs": 3.0, "rate": 1e-4, "new": (10.0, 5e-4)},
-    "translate": {"length": 128, "rows": 32, "epochs": 3.0, "rate": 1e-4, "new": (20.0, 1e-3)},
+    "translate": {"length": 128, "rows": 16, "epochs": 3.0, "rate": 1e-4, "new": (12.0, 6e-3)},
     "generate": {"length": 512, "rows": 8, "epochs": 3.0, "rate": 5e-5, "new": (10.0, 5e-4)},
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {task: {"kind": kind} for task, kind in KIND_OF.items()} | {
     "generate": {"kind": "chat"},
 }
 SIZES = {"width": 256, "layers": 4, "heads": 4, "dropout": 0.1}
-FAMILY = {task: {"family": "bert"} for task in KIND_OF} | {
-    "translate": {"family": "t5"},
+FAMILY: dict[str, dict[str, Any]] = {task: {"family": "bert"} for task in KIND_OF} | {
+    "extract": {"family": "bert", "dropout": 0.3},
+    "translate": translation.SIZES,
     "generate": {"family": "qwen3"},
 }
 VOCABULARIES = {"bert": "wordpiece"} | dict.fromkeys(("t5", "bart", "marian"), "unigram")  # the others: byte-level BPE
 TRAIN: dict[str, Any] = {"schedule": "linear", "warmup": 0.06, "beta2": 0.999, "weight_decay": 0.01}
 TRAIN |= {"save_every": 600.0, "keep": 1}  # seconds; checkpoints besides the best
+AVERAGED = {"extract": 0.99}  # train.ema of a new model, which a few thousand texts would be learned by heart without
 LORA = 10.0  # times the learning rate of all weights
 
 
@@ -272,6 +274,9 @@ def _train(task: str, base: _Base, examples: int, wishes: Wishes) -> dict[str, A
     rate = rate if wishes.adapter is None else rate * LORA
     length = min(usual["length"], base.positions or usual["length"])
     found = TRAIN | {"length": length, "rows": usual["rows"], "learning_rate": rate, "seed": wishes.seed}
+    if base.kind == "new" and task in AVERAGED:
+        found["ema"] = AVERAGED[task]
+    found |= translation.TRAINING if task == "translate" and base.kind == "new" else {}
     found |= base.sections.get("train", {})
     said = {name: getattr(wishes, name) for name in ("epochs", "rows", "length", "learning_rate")}
     found |= {name: value for name, value in said.items() if value is not None}

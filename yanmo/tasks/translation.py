@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from yanmo.inference.model import Model
 
 BATCH = 2048  # tokens of sources that are searched together, each with all its beams
+# a model from nothing for some ten thousand pairs, and how it is trained: Multi30k in minutes (docs/log.md)
+SIZES: dict[str, Any] = {"family": "bart", "width": 192, "layers": 3, "heads": 3, "ffn_width": 512, "dropout": 0.1}
+TRAINING: dict[str, Any] = {"optimizer": "muon", "schedule": "cosine", "warmup": 0.04, "ema": 0.99}
 STEP = 8  # tokens by which limits grow
 LONGEST = 512  # tokens of a sentence where the model has no table of positions
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")  # en_XX; of other families eng_Latn, __en__
