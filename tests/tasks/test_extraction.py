@@ -19,6 +19,7 @@ from yanmo.tasks import finding, nested
 from yanmo.tasks.crf import legal_chain
 from yanmo.tasks.examples import Example, Relation, Span
 from yanmo.tasks.extraction import open_tokens, predict
+from yanmo.tasks.preparing import Wishes, prepare
 from yanmo.tasks.stored import write_examples
 from yanmo.tasks.tagging import Cell, Tags
 from yanmo.tasks.tokenrows import Frame, Text, framed, merged, read_texts, windowed
@@ -332,3 +333,13 @@ def test_a_folder_without_settings_is_read_by_its_labels(drawn) -> None:
     rows = [{"text": one.text} for one in examples(6, 5)]
     ours, theirs = predict(model, known, rows), predict(model, {"length": 24, "stride": 8}, rows)
     assert [told(row) for row in ours] == [told(row) for row in theirs] and any(row["entities"] for row in ours)
+
+
+def test_a_new_model_of_few_texts_has_dropout_and_averaged_weights(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    lines = [json.dumps({"text": one.text, "entities": [vars(s) for s in one.entities or ()]}) for one in examples(40)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    made = prepare("extract", "new", tmp_path / "texts.jsonl", tmp_path / "run", Wishes()).recipe
+    assert (made.objective.kind, made.model.dropout, made.train.ema) == ("tokens", 0.3, 0.99)
+    again = prepare("extract", "new", tmp_path / "texts.jsonl", tmp_path / "run", Wishes(overrides=["train.ema=0.0"]))
+    assert again.recipe.train.ema == 0
