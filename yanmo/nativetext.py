@@ -1,10 +1,11 @@
 """The compiled library for texts: found, or absent with its reason; what it does is also done without it.
 
-In: bytes of text. Out: ids. The library is built with the package (setup.py) from kernels/text; it knows nothing of
-tensors, so the rooms that never import torch may use it.
+In: bytes of text. Out: ids, or plain text out of wikitext. The library is built with the package (setup.py) from
+kernels/text; it knows nothing of tensors, so the rooms that never import torch may use it.
 
     library        the loaded library, or None
     why_absent     one sentence
+    FUNCTIONS      its C interface
     BpeParts       what a byte-level BPE is made of (kernels/text/bpe.h)
 
 YANMO_KERNELS=off uses none of it. It is read once, when the library is first needed.
@@ -17,11 +18,27 @@ import functools
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "YANMO_KERNELS"
-VERSION = 1  # of the C interface
+VERSION = 2  # of the C interface
 FOLDER = Path(__file__).resolve().parent / "kernels"
 POINTER, SIZE, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+ASK = ctypes.CFUNCTYPE(SIZE, NUMBER, POINTER, SIZE)  # a question of the converter of wikitext
+FUNCTIONS: tuple[tuple[str, list[Any], Any], ...] = (
+    ("yanmo_wiki_new", [ASK], POINTER),
+    ("yanmo_wiki_free", [POINTER], None),
+    ("yanmo_wiki_answer", [POINTER, ctypes.c_char_p, SIZE], None),
+    ("yanmo_wiki_plain", [POINTER, ctypes.c_char_p, SIZE, NUMBER], SIZE),
+    ("yanmo_wiki_out", [POINTER], POINTER),
+    ("yanmo_wiki_disambiguation", [POINTER, ctypes.c_char_p, SIZE], SIZE),
+    ("yanmo_xml_text", [ctypes.c_char_p, SIZE, POINTER], SIZE),
+    ("yanmo_utf8", [ctypes.c_char_p, SIZE], NUMBER),
+    ("yanmo_bpe_new", [POINTER], POINTER),
+    ("yanmo_bpe_free", [POINTER], None),
+    ("yanmo_bpe_encode", [POINTER, ctypes.c_char_p, SIZE, POINTER], SIZE),
+)
 
 
 class BpeParts(ctypes.Structure):
@@ -47,9 +64,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         loaded = ctypes.CDLL(str(found[0]))
         if loaded.yanmo_text_version() != VERSION:
             return None, f"{found[0].name} is of another version of Yanmo"
-        loaded.yanmo_bpe_new.argtypes, loaded.yanmo_bpe_new.restype = [POINTER], POINTER
-        loaded.yanmo_bpe_free.argtypes, loaded.yanmo_bpe_free.restype = [POINTER], None
-        loaded.yanmo_bpe_encode.argtypes, loaded.yanmo_bpe_encode.restype = [POINTER, POINTER, SIZE, POINTER], SIZE
+        for name, given, returned in FUNCTIONS:
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = given, returned
     except (OSError, AttributeError) as error:
         return None, f"{found[0].name} cannot be loaded ({error})"
     return loaded, ""

@@ -11,6 +11,14 @@ extern "C" {
 void* yanmo_bpe_new(const BpeParts*);
 void yanmo_bpe_free(void*);
 int64_t yanmo_bpe_encode(void*, const uint8_t*, int64_t, uint32_t*);
+void* yanmo_wiki_new(int64_t (*)(int32_t, const char*, int64_t));
+void yanmo_wiki_free(void*);
+void yanmo_wiki_answer(void*, const char*, int64_t);
+int64_t yanmo_wiki_plain(void*, const char*, int64_t, int32_t);
+const char* yanmo_wiki_out(void*);
+int64_t yanmo_wiki_disambiguation(void*, const char*, int64_t);
+int32_t yanmo_utf8(const char*, int64_t);
+int64_t yanmo_xml_text(const char*, int64_t, char*);
 }
 
 static uint64_t state = 88172645463325252ull;
@@ -27,6 +35,38 @@ static void put(std::string* text, uint32_t c) {
   const int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
   *text += static_cast<char>((more == 1 ? 0xC0 : more == 2 ? 0xE0 : 0xF0) | c >> (6 * more));
   for (int i = more - 1; i >= 0; --i) *text += static_cast<char>(0x80 | ((c >> (6 * i)) & 63));
+}
+
+static void* wiki;
+static int64_t answer(int32_t what, const char* text, int64_t size) {
+  if (what >= 4 || size % 3 == 0) yanmo_wiki_answer(wiki, text, size);
+  return what == 7 ? 0 : size % 5;
+}
+
+// Wikitext of chance in memory of its very size; what comes out is UTF-8 again.
+static int convert() {
+  const char* pool[] = {"{{", "}}", "}}}", "[[", "]]", "|", "{|", "|}", "\n", "\n|-", "||", "''", "'", "=", "\n=", "*", " ",
+                        "<ref>", "</ref>", "<br", ">", "<math>", "</math>", "<!--", "-->", "-{", "}-", "&", ";", "&#x", "1",
+                        "&lt;", "&amp;", "__", "a", "\xC3\xA9", "\xE4\xB8\xAD", "(", ")", "\xEF\xBC\x88", ",", "\xEF\xBC\x8C",
+                        "[http://", "]", ":", "#", "\xC2\xA0", "\xE3\x80\x80", "\xEE\x80\x82", "----", "<", "{", "}", "\t"};
+  wiki = yanmo_wiki_new(answer);
+  int wrong = 0;
+  for (int turn = 0; turn < 6000; ++turn) {
+    std::string text;
+    const uint32_t length = dice() % (turn % 50 ? 30 : 800);
+    for (uint32_t i = 0; i < length; ++i) text += pool[dice() % (sizeof pool / sizeof *pool)];
+    const auto n = static_cast<int64_t>(text.size());
+    std::unique_ptr<char[]> given(new char[text.size()]), room(new char[text.size()]);
+    std::memcpy(given.get(), text.data(), text.size());
+    const int64_t size = yanmo_wiki_plain(wiki, given.get(), n, turn % 2);
+    wrong += size < 0 || yanmo_utf8(yanmo_wiki_out(wiki), size) != 1 || yanmo_utf8(given.get(), n) != 1;
+    wrong += yanmo_wiki_disambiguation(wiki, given.get(), n) != 0;
+    wrong += yanmo_xml_text(given.get(), n, room.get()) > n;
+    for (int64_t i = 0; i < n; ++i) given[static_cast<size_t>(i)] = static_cast<char>(dice());
+    yanmo_utf8(given.get(), n);
+  }
+  yanmo_wiki_free(wiki);
+  return wrong;
 }
 
 int main() {
@@ -46,7 +86,7 @@ int main() {
   const int64_t word_ends[] = {0, 3}, added_ends[] = {0, 3};
   const uint32_t word_id = static_cast<uint32_t>(sizes.size()), folds[] = {0x17F, 's'};
   sizes.push_back(3);
-  int wrong = 0, left = 0;
+  int wrong = convert(), left = 0;
   for (int32_t style = 0; style < 2; ++style) {
     BpeParts parts{};
     parts.classes = classes.data(), parts.byte_ids = bytes.data(), parts.merges = merges.data(), parts.folds = folds;

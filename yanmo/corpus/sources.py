@@ -31,7 +31,6 @@ from typing import Any, BinaryIO, cast
 from yanmo.corpus.documents import check_shard
 from yanmo.corpus.encodings import BLOCK
 from yanmo.corpus.ledger import ReadReport
-from yanmo.corpus.remote import local_paths
 from yanmo.errors import FileError, InputError, need
 from yanmo.files import reason
 
@@ -198,7 +197,7 @@ def find_sources(paths: Sequence[str | Path], report: ReadReport, tell: Tell = _
         raise InputError(f"no path is given; name {SUPPORTED}")
     met: set[tuple[int, int]] = set()
     found: list[Source] = []
-    for path in map(Path, local_paths(paths)):
+    for path in map(Path, _here(paths)):
         passed_over, again = report.skipped.total(), report.skipped["met before"]
         here = list(_behind(path, met, report, tell))
         if not here and (not found or report.skipped["met before"] == again):
@@ -207,6 +206,15 @@ def find_sources(paths: Sequence[str | Path], report: ReadReport, tell: Tell = _
         found += here
     report.bytes_total += sum(source.size for source in found)
     return found
+
+
+def _here(paths: Sequence[str | Path]) -> Sequence[str | Path]:
+    """The paths, with the files of published corpora in the place of their names."""
+    if not any(":" in os.fspath(path) for path in paths):
+        return paths
+    from yanmo.corpus.remote import local_paths  # what speaks HTTP is loaded where a name may want it
+
+    return local_paths(paths)
 
 
 def _behind(path: Path, met: set[tuple[int, int]], report: ReadReport, tell: Tell) -> Iterator[Source]:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import chain
 from urllib.parse import quote, urlsplit
 
-from yanmo.corpus import wikitext
+from yanmo.corpus import wikinative, wikitext
 from yanmo.corpus.documents import Document, document_id
 from yanmo.corpus.sources import Source
 from yanmo.corpus.units import Loss, Reader, Settings, Unit
@@ -115,10 +115,10 @@ def _page(data: bytes, site: Site, source: Source, settings: Settings) -> Docume
     text = ""
     if not why:
         prefixes = frozenset(site.namespaces[n].lower() for n in ("6", "14") if n in site.namespaces)
-        text = wikitext.plain(page.text, settings["variant"], prefixes, tables=settings["tables"])
+        text = wikinative.plain(page.data, settings["variant"], prefixes, tables=settings["tables"])
         why = () if text else ("empty", "has no text")
     if why:
-        return Loss(why[0], why[1], page.title, failed=False, text=page.text[:200], url=url, id=page.id)
+        return Loss(why[0], why[1], page.title, failed=False, text=page.beginning[:200], url=url, id=page.id)
     meta = {"page": page.id, "revision": page.revision, "timestamp": page.timestamp, "namespace": page.namespace}
     host = urlsplit(site.base).hostname or ""
     return Document(
@@ -145,11 +145,11 @@ def _removed(page: Page, site: Site, settings: Settings) -> tuple[str, str] | tu
         outside = bool(colon) and prefix in others
     if outside:
         return "namespace", f"is a page of namespace {page.namespace or page.title.partition(':')[0]}"
-    if page.redirect or wikitext.is_redirect(page.text):
+    if page.redirect or wikitext.is_redirect(page.beginning):
         return "redirect", "leads to another page"
     if page.model and page.model != "wikitext":
         return "not_wikitext", f"is {page.model}"
-    if wikitext.is_disambiguation(page.text, page.title):
+    if wikinative.is_disambiguation(page.data, page.title):
         return "disambiguation", "lists pages of one name"
     return ()
 

@@ -19,8 +19,12 @@ import html
 import re
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from yanmo.corpus.wikinative import check_utf8, without_entities
 from yanmo.corpus.wikipedia_streams import Block, Break
+
+Bytes = TypeVar("Bytes", str, bytes)
 
 MAX_PAGE = 64 << 20  # bytes of one page's XML; MediaWiki itself stops at 2 MiB for a text
 OPEN, CLOSE, END = b"<page>", b"</page>", b"</mediawiki>"
@@ -29,7 +33,7 @@ _CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])
 _NONCHARACTERS = ("\ufffe".encode(), "\uffff".encode())
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding=["']([A-Za-z0-9._-]{2,40})["']""")
 _NAMESPACE = re.compile(r'<namespace key="(-?\d+)"[^<>]*?(?:/>|>([^<]*)</namespace>)')
-_TEXT = re.compile(r"<text\b[^<>]*?(/?)>")
+_TEXT = re.compile(rb"<text\b[^<>]*?(/?)>")
 
 
 class Damaged(Exception):
@@ -50,8 +54,18 @@ class Page:
     revision: str
     timestamp: str
     model: str
-    text: str
+    data: bytes  # its wikitext in UTF-8
     redirect: bool
+
+    @property
+    def text(self) -> str:
+        """Its wikitext."""
+        return self.data.decode()
+
+    @property
+    def beginning(self) -> str:
+        """The first 400 characters of it."""
+        return self.data[:1600].decode("utf-8", "ignore")[:400]
 
 
 @dataclass
@@ -160,60 +174,62 @@ def _pages(held: bytes, edge: int | None) -> Generator[bytes | Break, None, tupl
                 yield held[start:position]
 
 
-def between(text: str, start: str, end: str, begin: int = 0) -> str:
+def between(text: Bytes, start: Bytes, end: Bytes, begin: int = 0) -> Bytes:
     """What stands between two strings, or nothing."""
     at = text.find(start, begin)
     if at < 0:
-        return ""
+        return text[:0]
     stop = text.find(end, at)
-    return text[at + len(start) : stop] if stop >= 0 else ""
+    return text[at + len(start) : stop] if stop >= 0 else text[:0]
 
 
-def parse(data: bytes) -> Page:
+def parse(page: bytes) -> Page:
     """One page's fields, of its newest revision; raises Damaged."""
     try:
-        page = data.decode("utf-8")
+        check_utf8(page)
     except UnicodeDecodeError as error:
         raise Damaged("invalid_bytes", f"byte {error.start:,} of the page is not UTF-8") from None
-    if len(data.translate(None, _CONTROL)) != len(data) or any(mark in data for mark in _NONCHARACTERS):
+    if len(page.translate(None, _CONTROL)) != len(page) or any(mark in page for mark in _NONCHARACTERS):
         raise Damaged("damaged", "it holds a control character, which XML forbids")
-    first = page.find("<revision>")
-    head, revision = (page[:first], page[first:]) if first >= 0 else (page, "")
-    if page.count("<revision>") > 1:
-        revision = max(revision.split("<revision>")[1:], key=lambda r: between(r, "<timestamp>", "</timestamp>"))
-    title = between(head, "<title>", "</title>")
-    if not title or "<" in title:
+    first = page.find(b"<revision>")
+    head, revision = (page[:first], page[first:]) if first >= 0 else (page, b"")
+    if page.count(b"<revision>") > 1:
+        revision = max(revision.split(b"<revision>")[1:], key=lambda r: between(r, b"<timestamp>", b"</timestamp>"))
+    title = between(head, b"<title>", b"</title>")
+    if not title or b"<" in title:
         raise Damaged("damaged", "it has no title")
-    text, tag = "", _TEXT.search(revision)
+    text, tag = b"", _TEXT.search(revision)
     if tag is not None and not tag[1]:
-        end = revision.find("</text>", tag.end())
+        end = revision.find(b"</text>", tag.end())
         if end < 0:
             raise Damaged("damaged", "its text has no end")
         text = revision[tag.end() : end]
-        if "<" in text:
+        if b"<" in text:
             raise Damaged("damaged", "its text holds a tag that is not escaped")
+
+    def of(part: bytes, name: bytes) -> str:
+        return between(part, b"<" + name + b">", b"</" + name + b">").decode()
+
     return Page(
-        title=unescape(title),
-        namespace=between(head, "<ns>", "</ns>"),
-        id=between(head, "<id>", "</id>"),
-        revision=between(revision, "<id>", "</id>"),
-        timestamp=between(revision, "<timestamp>", "</timestamp>"),
-        model=between(revision, "<model>", "</model>"),
-        text=unescape(text),
-        redirect="<redirect " in head,
+        title=unescape(title).decode(),
+        namespace=of(head, b"ns"),
+        id=of(head, b"id"),
+        revision=of(revision, b"id"),
+        timestamp=of(revision, b"timestamp"),
+        model=of(revision, b"model"),
+        data=unescape(text),
+        redirect=b"<redirect " in head,
     )
 
 
-def unescape(text: str) -> str:
+def unescape(text: bytes) -> bytes:
     """XML's own entities and numbers resolved; raises Damaged where another stands."""
-    ampersands = text.count("&")
-    if not ampersands:
+    if b"&" not in text:
         return text
-    named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")]
-    if sum(text.count(name) for name, _ in named) != ampersands:
-        if len(_ENTITY.findall(text)) != ampersands:
-            raise Damaged("damaged", "it holds an entity that XML does not know")
-        return _ENTITY.sub(lambda found: html.unescape(found[0]), text)
-    for name, character in named:
-        text = text.replace(name, character)
-    return text
+    found = without_entities(text)
+    if found is not None:
+        return found
+    whole = text.decode()
+    if len(_ENTITY.findall(whole)) != whole.count("&"):
+        raise Damaged("damaged", "it holds an entity that XML does not know")
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), whole).encode()

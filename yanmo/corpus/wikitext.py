@@ -6,9 +6,10 @@ In: a page's wikitext. Out: its text: headings and lists in Markdown, tables as 
     is_redirect         whether a page only leads to another
     is_disambiguation   whether a page lists the meanings of a name
 
-Order: comments, elements (references out, code and mathematics set aside), then templates and variants from the inside
-out, links, tables, lines. What is nested deeper than DEPTH levels loses its marks and keeps its text. Every pattern
-stops at the next bracket or line, so no text takes more than its length times DEPTH.
+This is the reference; wikinative.py does the same by the compiled library where there is one. Order: comments,
+elements (references out, code and mathematics set aside), then templates and variants from the inside out, links,
+tables, lines. What is nested deeper than DEPTH levels loses its marks and keeps its text. Every pattern stops at the
+next bracket or line, so no text takes more than its length times DEPTH.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from yanmo.corpus.wikitext_templates import expand
 from yanmo.corpus.wikitext_variant import choose
 from yanmo.corpus.wikitext_words import CATEGORY, DISAMBIGUATION, DISAMBIGUATION_TITLES, FILE, REDIRECT
 
+HIDDEN = FILE | CATEGORY
 DEPTH = 12  # of templates in templates; MediaWiki allows 40, articles have up to 6
 LINK_DEPTH = 4  # a caption of an image holds links, seldom more
 
@@ -28,14 +30,16 @@ _DROPPED = "ref references gallery timeline score imagemap templatedata graph ma
 _DROPPED += "categorytree templatestyles indicator style script includeonly"
 _KEPT = "nowiki pre syntaxhighlight source math chem ce"
 _NAMES = "|".join(sorted((_DROPPED + " " + _KEPT).split(), key=len, reverse=True))
-_ELEMENT = re.compile(rf"<({_NAMES})\b([^<>]*)>", re.IGNORECASE)
+_ELEMENT = re.compile(rf"<({_NAMES})\b([^<>]*)>", re.IGNORECASE | re.ASCII)
 _ENDS = {name: re.compile(f"</{name}", re.IGNORECASE | re.ASCII) for name in (_DROPPED + " " + _KEPT).split()}
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _TEMPLATE = re.compile(r"\{\{\{([^{}]*)\}\}\}|\{\{([^{}]*)\}\}")
-_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*(?:[^\S\n]([^\[\]\n]*))?\]", re.IGNORECASE)
+_EXTERNAL = re.compile(r"\[(?ai:https?:|ftp:|mailto:|//)[^\s\[\]]*(?:[^\S\n]([^\[\]\n]*))?\]")
 _LINK = re.compile(r"\[\[([^\[\]|]*)(?:\|([^\[\]]*))?\]\]")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple|zh-min-nan|be-x-old")
-_BREAK = re.compile(r"<br[^<>]*>|</?(?:p|div|li|ul|ol|dd|dt|dl|tr|blockquote|center)\b[^<>]*>", re.IGNORECASE)
+_BREAK = re.compile(
+    r"<br[^<>]*>|</?(?:p|div|li|ul|ol|dd|dt|dl|tr|blockquote|center)\b[^<>]*>", re.IGNORECASE | re.ASCII
+)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _QUOTES = re.compile("'{2,5}")
 _MAGIC = re.compile(r"__[^\W\d_]{3,20}__")
@@ -60,7 +64,23 @@ def is_disambiguation(text: str, title: str = "") -> bool:
     """Whether the page has a template of disambiguation pages, or a title in their form."""
     if title.endswith(DISAMBIGUATION_TITLES):
         return True
-    return any(name.strip().replace("_", " ").lower() in DISAMBIGUATION for name in _NAME.findall(text))
+    return any(map(names_disambiguation, _NAME.findall(text)))
+
+
+def names_disambiguation(template: str) -> bool:
+    """Whether a template of this name marks a page of disambiguation."""
+    return template.strip().replace("_", " ").lower() in DISAMBIGUATION
+
+
+def prefix_kind(prefix: str, hidden: frozenset[str]) -> int:
+    """What a link with this prefix is: 0 shown, 1 hidden, 2 one to another language, hidden without a label."""
+    prefix = prefix.strip().lower()
+    return 1 if prefix in hidden else 2 if _LANGUAGE.fullmatch(prefix) else 0
+
+
+def is_magic(letters: str) -> bool:
+    """Whether __letters__ is a word for MediaWiki, such as __TOC__."""
+    return _MAGIC.fullmatch(f"__{letters}__") is not None
 
 
 def plain(text: str, variant: str = "zh-cn", prefixes: frozenset[str] = frozenset(), *, tables: bool = True) -> str:
@@ -90,7 +110,11 @@ def plain(text: str, variant: str = "zh-cn", prefixes: frozenset[str] = frozense
         text = _LEFTOVER.sub("", text)
     if "&" in text:
         text = html.unescape(html.unescape(text)) if "&amp;" in text else html.unescape(text)
-    text = _tidy(text)
+    return put_back(_tidy(text), aside)
+
+
+def put_back(text: str, aside: list[str]) -> str:
+    """The text with what was set aside in the place of its marks."""
     if aside:
         text = _ASIDE.sub(lambda found: aside[int(found[1])] if int(found[1]) < len(aside) else "", text)
     return text.strip()
@@ -126,13 +150,14 @@ def _elements(text: str, aside: list[str]) -> str:
         if end > len(text):  # never ended: the tag goes, its text stays
             continue
         if name in _KEPT:
-            parts.append(_set_aside(name, text[at:end], aside))
+            parts.append(set_aside(name, text[at:end], aside))
         at = text.find(">", end) + 1 or len(text)
     parts.append(text[at:])
     return "".join(parts)
 
 
-def _set_aside(name: str, text: str, aside: list[str]) -> str:
+def set_aside(name: str, text: str, aside: list[str]) -> str:
+    """Keep the content of an element of code or mathematics, and give the mark that stands for it."""
     if name in ("math", "chem", "ce"):
         text = f"${' '.join(text.split())}$"
     else:
@@ -157,7 +182,7 @@ def _inside_out(text: str, variant: str) -> str:
 
 def _links(text: str, prefixes: frozenset[str]) -> str:
     text = _EXTERNAL.sub(lambda found: found[1] or "", text)
-    hidden = FILE | CATEGORY | prefixes
+    hidden = HIDDEN | prefixes
 
     def label(found: re.Match[str]) -> str:
         target, shown = found[1], found[2]
@@ -165,8 +190,8 @@ def _links(text: str, prefixes: frozenset[str]) -> str:
         if colon:
             if not prefix.strip():  # a colon in front makes a link of what would hide
                 return shown if shown is not None else rest
-            prefix = prefix.strip().lower()
-            if prefix in hidden or (shown is None and _LANGUAGE.fullmatch(prefix)):
+            kind = prefix_kind(prefix, hidden)
+            if kind == 1 or (kind == 2 and shown is None):
                 return ""
         if shown is None:
             return target

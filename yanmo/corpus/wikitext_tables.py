@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-_BOX = re.compile(r"infobox|navbox|metadata|sidebar|toccolours|vertical-navbox|ambox|noprint|float:", re.IGNORECASE)
+_BOX = re.compile(
+    r"infobox|navbox|metadata|sidebar|toccolours|vertical-navbox|ambox|noprint|float:", re.IGNORECASE | re.ASCII
+)
 _ATTRIBUTES = re.compile(r"[^|\[\]]*=[^|\[\]]*\|(?!\|)")
 _SPLIT = re.compile(r"\|\||!!")
 

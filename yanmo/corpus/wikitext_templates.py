@@ -38,26 +38,37 @@ _DATE = frozenset(("date", "date-", "date de naissance", "date de décès"))
 _NAMED = re.compile(r"[\w\s-]{1,30}=")
 
 
+def meaning(name: str) -> tuple[str, str]:
+    """(which of its arguments a template shows: "first", "last", "convert", "date" or "", its fixed text or "")."""
+    name = name.strip().lower().replace("_", " ")
+    kinds = {"date": _DATE, "convert": _CONVERT, "last": _LAST, "first": _FIRST}
+    kind = next((kind for kind, names in kinds.items() if name in names), "first" if name.startswith("lang-") else "")
+    return kind, _FIXED.get(name, "")
+
+
+def is_named(part: str) -> bool:
+    """Whether an argument begins with its name."""
+    return _NAMED.match(part) is not None
+
+
 def expand(found: re.Match[str]) -> str:
     """What the template of a match shows."""
     argument, body = found[1], found[2]
     if argument is not None:  # its default
         return argument.partition("|")[2]
     name, bar, rest = body.partition("|")
-    name = name.strip().lower().replace("_", " ")
-    if not bar:
-        return _FIXED.get(name, "")
-    if name not in _FIRST | _LAST | _CONVERT | _DATE and not name.startswith("lang-"):
-        return _FIXED.get(name, "")
+    kind, fixed = meaning(name)
+    if not bar or not kind:
+        return fixed
     given = [part.strip().removeprefix("1=") for part in rest.split("|")]
-    words = [part for part in given if not _NAMED.match(part)]
+    words = [part for part in given if not is_named(part)]
     if not words:
         return ""
-    if name in _DATE:
+    if kind == "date":
         return " ".join(words)
-    if name in _CONVERT:
+    if kind == "convert":
         return _convert(words)
-    return words[-1 if name in _LAST else 0]
+    return words[-1 if kind == "last" else 0]
 
 
 def _convert(words: list[str]) -> str:

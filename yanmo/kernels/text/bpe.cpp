@@ -231,4 +231,4 @@ EXPORT int64_t yanmo_bpe_encode(void* bpe, const uint8_t* text, int64_t n, uint3
   return -2;
 }
 
-EXPORT int yanmo_text_version() { return 1; }
+EXPORT int yanmo_text_version() { return 2; }
