@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +255,14 @@ def test_lengths_that_are_all_one_are_no_slices():
     sums = metrics.sums("classify", gold, [{"id": str(i), "label": "a"} for i in range(9)])
     assert taskreport_slices.by_length(gold, sums) == []
     assert np.isclose(taskreport_slices.part("x", sums, np.array([1, 2])).value, 1)
+
+
+@pytest.mark.parametrize("page", ["docs/taskreport.md", "docs/zh/taskreport.md"])
+def test_the_example_of_the_page_runs(page, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{WORDS[name][i % 2]} number {i}\t{name}" for i in range(40) for name in ("pos", "neg")]
+    Path("reviews.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", "utf-8")
+    names: dict[str, object] = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
+    assert names["figures"]["accuracy"] == 1 and Path("out/report.html").is_file()
