@@ -34,7 +34,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and where it begins in the text, in characters; -1 where that is not known."""
+    """An answer and where it begins in the text, in characters; -1 where it is not in it, or not known where.
+
+    Of several answers those with a place come first, each as often as it was given.
+    """
 
     text: str
     start: int

@@ -9,7 +9,8 @@ passage; answers of () say that the passage does not answer; None that nobody ha
     placed        an answer's text and offset → where it stands
 
 An offset that does not fit is looked for within NEAR characters: counts of UTF-16 units or bytes, and offsets from
-before a cleaning, are off by a little. Exactly one place is believed. CMRC's first format has no offsets, and other
+before a cleaning, are off by a little. Exactly one place is believed. An answer in words that are not the passage's is
+kept, without a place, where another answer of its question has one. CMRC's first format has no offsets, and other
 names (context_text, query_text); there the first place counts, as its makers' own script takes it.
 """
 
@@ -29,7 +30,12 @@ CONTEXT = ("context", "context_text", "passage")
 QUESTION = ("question", "query_text", "query")
 ID = ("id", "query_id", "qid")
 REPLACED = "answers stood beside their offsets and were found nearby"
+OTHER_WORDS = "answers are not in their passage beside one that is; they are kept to judge by, not to learn from"
 FIRST = "answers without an offset stand in several places; the first was taken"
+
+
+class Misplaced(Refused):
+    """An answer that does not stand in its passage, or not at one place near its offset."""
 
 
 def is_tree(value: Any) -> bool:
@@ -158,14 +164,23 @@ def _answers(held: Any, start: Any, context: str, where: str, reading: Reading) 
         held = [held]
     if not isinstance(held, list):
         raise Refused(f"its answers are {kind(held)}, no list")
-    found = []
+    found: list[Answer] = []
+    elsewhere: list[tuple[Answer, Misplaced]] = []
     for item in held:
         if isinstance(item, str):
             item = {"text": item}
         if not isinstance(item, dict):
             raise Refused(f"an answer is {kind(item)}, no object with text and answer_start")
-        found.append(placed(item.get("text"), item.get("answer_start"), context, where, reading))
-    return tuple(dict.fromkeys(found))
+        try:
+            found.append(placed(item.get("text"), item.get("answer_start"), context, where, reading))
+        except Misplaced as misplaced:
+            elsewhere.append((Answer(item["text"], -1), misplaced))
+    if elsewhere and not found:
+        raise elsewhere[0][1]
+    for _ in elsewhere:
+        reading.count(OTHER_WORDS, where)
+    # Those with a place stand as often as people gave them: which is most frequent is learnt
+    return (*found, *dict.fromkeys(answer for answer, _ in elsewhere))
 
 
 def placed(held: Any, start: Any, context: str, where: str, reading: Reading) -> Answer:
@@ -190,13 +205,13 @@ def placed(held: Any, start: Any, context: str, where: str, reading: Reading) ->
             reading.count(REPLACED, where)
             return Answer(candidate, found)
     if start > len(context):
-        raise Refused(
+        raise Misplaced(
             f"the answer {short(text)} begins at {start:,}, and the passage has {len(context):,} characters, in which "
             "it is not found near its end"
         )
     if start >= 0 and text in context:
-        raise Refused(f"the answer {short(text)} is not at {start:,}, and not at exactly one place near it")
-    raise Refused(f"the answer {short(text)} is not in its passage")
+        raise Misplaced(f"the answer {short(text)} is not at {start:,}, and not at exactly one place near it")
+    raise Misplaced(f"the answer {short(text)} is not in its passage")
 
 
 def flat(file: File, names: list[str], rows: Sequence[columns.Row], reading: Reading) -> Rows:
