@@ -88,6 +88,19 @@ def test_layouts_of_many_files(tmp_path):
         read(tmp_path, lines("a|b", "O O"), columns={"tag": "9"})
 
 
+def test_headers_and_tables_of_words(tmp_path):
+    data = read(tmp_path, "token\ttag\nAda\tB-PER\nran\tO\n\nShe\tO\n")
+    assert [(e.text, e.where) for e in data.examples] == [("Ada ran", "a.conll:2"), ("She", "a.conll:5")]
+    table = "Sentence #,Word,POS,Tag\nSentence: 1,Near,IN,O\n,London,NNP,B-geo\nSentence: 2,Iran,NNP,B-geo\n"
+    data = read(tmp_path, table, "a.csv")
+    assert [(e.id, e.text, shown(e)) for e in data.examples] == [
+        ("Sentence: 1", "Near London", [("geo", "London")]),
+        ("Sentence: 2", "Iran", [("geo", "Iran")]),
+    ]
+    with pytest.raises(FileError, match="a.csv:3: its word or tag is empty"):
+        read(tmp_path, table.replace("London", ""), "a.csv")
+
+
 def test_separators_digits_and_spaces(tmp_path):
     tab = read(tmp_path, "Ada\tB-X\nran\tO\n\t\nshe\tO\n")  # a line of one tab separates, as in WNUT-17
     assert [e.text for e in tab.examples] == ["Ada ran", "she"]

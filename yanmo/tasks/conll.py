@@ -30,6 +30,8 @@ SAMPLE = 2000  # lines from which is guessed
 BLANKS = re.compile("[ \\t]+")
 TAG = re.compile(r"O|o|[BIESMLUW][-_:.]\S+|\S+[-_:.][BIESMLUW]")
 TOKENS = ("tokens", "words", "token", "chars", "characters")
+WORD = ("word", "token", "字", "词")
+SENTENCE = ("sentence #", "sentence", "sentence_id", "sent_id", "sentence_idx", "sentence id")
 TAGS = ("ner_tags", "tags", "ner", "labels", "label", "ner_tag", "tag", "bio", "entities_tags")
 DOCUMENT = "-DOCSTART-"
 NEW = re.compile(r"#\s*(?:newdoc|doc|begin document)\b(?:\s+id)?[\s=(]*([^\s)]*)")
@@ -75,8 +77,14 @@ def is_columns(text: str) -> bool:
     """Whether most lines end in a tag of a known scheme, and some lines are empty or few have another width."""
     lines = [line for line in text.split("\n", SAMPLE)[:SAMPLE] if line.strip() and not line.startswith("#")]
     cells = [BLANKS.split(line.rstrip(" \t\r")) for line in lines]
+    cells = cells[1:] if _is_header(cells) else cells
     tagged = [row for row in cells if len(row) > 1 and TAG.fullmatch(row[-1])]
-    return bool(lines) and len(tagged) >= 0.9 * len(lines)
+    return bool(cells) and len(tagged) >= 0.9 * len(cells)
+
+
+def _is_header(cells: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line names the columns, and none of the others ends as it does."""
+    return bool(cells) and cells[0][-1].lower() in TAGS and all(row[-1] != cells[0][-1] for row in cells[1:])
 
 
 def columns(file: File, text: str, reading: Reading) -> Rows:
@@ -88,6 +96,10 @@ def columns(file: File, text: str, reading: Reading) -> Rows:
         f"{layout.tag + 1}"
     )
     reading.understood.columns |= {"token": str(layout.token + 1), "tag": str(layout.tag + 1)}
+    first = text.partition("\n")[0]
+    if _is_header([layout.cells(line) for line in text.split("\n", SAMPLE)[:SAMPLE] if line.strip(" \t\r")]):
+        reading.note(f"{file.name}: the first line names the columns")
+        text = text[len(first) :]  # its end stays, so that lines keep their numbers
     yield from _examples(file, list(_sentences(file, text, layout)), reading)
 
 
@@ -108,6 +120,32 @@ def tokens(file: File, rows: Sequence[tuple[int, dict[str, Any]]], reading: Read
         if held.bad is None:
             held.tokens, held.tags, held.lines = list(row[token]), list(row[tag]), [line] * len(row[token])
         sentences.append(held)
+    yield from _examples(file, sentences, reading)
+
+
+def is_table(names: Sequence[str]) -> bool:
+    """Whether a table has columns of words, tags and the sentences that they are of."""
+    small = {name.lower() for name in names}
+    return bool(small & set(WORD)) and bool(small & set(TAGS)) and bool(small & set(SENTENCE))
+
+
+def table(file: File, names: Sequence[str], rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Rows:
+    """Yield the sentences of a table with a word a row; an empty cell of the sentence's name goes on with the last."""
+    small = {name.lower(): name for name in reversed(names)}
+    word, tag, name = (next(small[known] for known in all_ if known in small) for all_ in (WORD, TAGS, SENTENCE))
+    reading.understood.columns |= {"token": word, "tag": tag}
+    reading.note(f"{file.name}: a word a row, its sentence named by {name}")
+    sentences: list[Sentence] = []
+    for line, row in rows:
+        if not sentences or (row[name].strip() and row[name] != sentences[-1].name):
+            sentences.append(Sentence(line, "", row[name]))
+        held = sentences[-1]
+        if row[word] and row[tag].strip():
+            held.tokens.append(row[word])
+            held.tags.append(row[tag].strip())
+            held.lines.append(line)
+        else:
+            held.bad = held.bad or Bad(file.at(line), "its word or tag is empty")
     yield from _examples(file, sentences, reading)
 
 

@@ -104,7 +104,10 @@ def text(file: File, content: str, reading: Reading) -> Rows:
         reading.format("table of relations")
         yield from held.bad
         rows = [(line, dict(zip(held.names, cells))) for line, cells in held.rows]
-        if any(relations_reading.has_marks(row) for _, row in rows[:100]):
+        if conll.is_table(held.names):
+            reading.understood.format = "table of words"
+            yield from conll.table(file, held.names, rows, reading)
+        elif any(relations_reading.has_marks(row) for _, row in rows[:100]):
             yield from relations_reading.marked_rows(file, rows, reading)
         elif rows:
             yield from relations_reading.table(file, held.names, rows, reading)
