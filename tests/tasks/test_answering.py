@@ -323,6 +323,10 @@ def test_of_several_answers_the_most_frequent_is_taught_and_one_without_an_offse
     assert _place(row) == (12, 16)
     assert _place(dataclasses.replace(row, answers=(Answer("Rome", -1),))) == (6, 10)
     assert _place(dataclasses.replace(row, answers=())) is None
+    other = Answer("a town in Italy", -1)
+    assert _place(dataclasses.replace(row, answers=(Answer("Rome", 6), other, other))) == (6, 10)
+    with pytest.raises(InputError, match="f:1: no answer of the example '1' stands in its passage, such as 'a town"):
+        _place(dataclasses.replace(row, answers=(other,)))
 
 
 @settings(max_examples=80, deadline=None)

@@ -68,20 +68,31 @@ def open_answers(recipe: Recipe, train: list[Example], valid: list[Example]) -> 
 
 
 def _place(example: Example) -> Chars | None:
-    """Where the answer to learn stands: of several the most frequent, of those the first. None: there is no answer."""
+    """Where the answer to learn stands: of several the most frequent, of those the first. None: there is no answer.
+
+    Answers in other words than the passage's are for judging alone, beside one that stands in it.
+    """
     if example.question is None or example.answers is None:
         what = "question" if example.question is None else "answers (an empty list says that there is none)"
         raise InputError(f"{example.where}: the example {example.id!r} has no {what}; add it, or leave the row out")
     if not example.answers:
         return None
-    answer = Counter(example.answers).most_common(1)[0][0]
-    start = answer.start if answer.start >= 0 else example.text.find(answer.text)
-    if start < 0 or not answer.text or example.text[start : start + len(answer.text)] != answer.text:
+    found: Counter[Chars] = Counter()
+    for answer in example.answers:
+        start = answer.start if answer.start >= 0 else example.text.find(answer.text)
+        if start >= 0 and answer.text and example.text.startswith(answer.text, start):
+            found[start, start + len(answer.text)] += 1
+        elif answer.start >= 0:
+            raise InputError(
+                f"{example.where}: the answer {answer.text!r:.60} does not stand at character {answer.start:,} of its "
+                f"passage, which has {len(example.text):,}; correct its offset"
+            )
+    if not found:
         raise InputError(
-            f"{example.where}: the answer {answer.text!r:.60} does not stand at character {answer.start:,} of its "
-            f"passage, which has {len(example.text):,}; correct its offset"
+            f"{example.where}: no answer of the example {example.id!r} stands in its passage, such as "
+            f"{example.answers[0].text!r:.60}; give its words, or leave the row out"
         )
-    return start, start + len(answer.text)
+    return found.most_common(1)[0][0]
 
 
 def _encoded(recipe: Recipe, examples: Sequence[Example], tokenizer: Tokenizer, network: Any) -> Passages:
