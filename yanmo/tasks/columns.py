@@ -67,7 +67,7 @@ def resolve(said: str, names: Sequence[str], file: File) -> str:
         head, found, _ = said.partition(sign)
         if found and head in names and (sign == "." or all(part in names for part in said.split("+"))):
             return said
-    listed = ", ".join(map(short, list(names)[:12]))
+    listed = ", ".join(map(short, list(names)[:12])) or "none"
     raise InputError(f"{file.name}: no column {said!r}{nearest(said, names)}; its columns are {listed}")
 
 
@@ -107,7 +107,7 @@ def chosen(
     if "labels" in roles or "value" in roles:
         missing = [role for role in missing if role != "label"]
     if missing:
-        listed = ", ".join(map(short, names[:12]))
+        listed = ", ".join(map(short, names[:12])) or "none"
         raise InputError(
             f"{file.name}: which column is the {missing[0]} cannot be told; its columns are {listed}; name it, as in "
             f"--column {missing[0]}={names[-1] if names else '1'}"
