@@ -18,18 +18,19 @@ the rest is one loss. Memory is bounded by the longest JSONL line or page, not b
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import json
 import re
 import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yanmo.corpus import readers
+from yanmo.corpus import readers, tables
 from yanmo.corpus.documents import TEXT_COLUMNS, Document, new_document, read_shard
 from yanmo.corpus.encodings import Undecodable, find_encoding
 from yanmo.corpus.html import MAX_PAGE_BYTES, Unusable, page_text
@@ -207,36 +208,36 @@ def _read_csv(source: Source, seen: Seen) -> Iterator[Document | Loss]:
     encoding, errors = _lines_encoding(source, seen)
     with open_source(source) as file, io.TextIOWrapper(file, encoding, errors, newline="") as text:
         rows = _rows(text, source)
-        _, names = next(rows, (0, None))
-        if names is None or not set(TEXT_COLUMNS) & set(names):
+        names, chosen, sample = _columns_of(rows)
+        if chosen is None:
             yield Loss("no_text_column", "its first line names no column text or content; name one")
             return
-        for number, values in rows:
+        for number, values in itertools.chain(sample, rows):
             seen.position = position(file, source)
             row = None if values is None else dict(zip(names, values))
             problem = "line_not_csv"
-            if row is not None and _text_of(row) is None:
+            if row is not None and not isinstance(row.get(chosen), str):
                 problem, row = "line_without_text", None
             elif row is not None and any(_INVALID.search(value) for value in row.values()):
                 problem, row = "line_undecodable", None
-            yield _document(row, source) if row else _line_loss(problem, f"line {number:,}", str(values))
+            if row is None:
+                yield _line_loss(problem, f"line {number:,}", str(values))
+            else:
+                yield _document(row | {TEXT_COLUMNS[0]: row[chosen]}, source)
 
 
-def _rows(text: Any, source: Source) -> Iterator[tuple[int, list[str] | None]]:
-    """(line, values) of each row that is not empty; None for values that are no CSV."""
-    csv.field_size_limit(MAX_LINE)
-    name = source.path.name.lower()
-    rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if ".tsv" in name else csv.reader(text)
-    while True:
-        try:
-            values = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield rows.line_num, None
-            continue
-        if values:
-            yield rows.line_num, values
+Row = tuple[int, list[str] | None]
+
+
+def _rows(text: Iterable[str], source: Source) -> Iterator[Row]:
+    return tables.rows(text, ".tsv" in source.path.name.lower(), MAX_LINE)
+
+
+def _columns_of(rows: Iterator[Row]) -> tuple[list[str], str | None, list[Row]]:
+    """The names of the columns, the one that holds the texts, and the rows that were read to find it."""
+    names = next(rows, (0, None))[1] or []
+    sample = list(itertools.islice(rows, tables.SAMPLE))
+    return names, tables.text_column(names, [values for _, values in sample if values is not None]), sample
 
 
 _INVALID = re.compile("[\udc80-\udcff]")  # what surrogateescape made of invalid bytes
@@ -284,19 +285,21 @@ def _scrub(value: str) -> str:
 
 
 def _check_fields(source: Source) -> None:
-    """Raise FileError where the first line has no text: the whole file would be lost line by line."""
+    """Raise FileError where the first line has no text: the whole file would be lost line by line. A column that is
+    guessed is said."""
     try:
-        with open_source(source) as file:
-            line = file.readline(MAX_LINE)
         if source.kind == "csv":
-            names = next(_rows(io.StringIO(line.decode("utf-8-sig", "ignore"), newline=""), source), (0, None))[1]
-            keys, good = names or [], names is None or bool(set(TEXT_COLUMNS) & set(names))
+            with open_source(source) as file, io.TextIOWrapper(file, "utf-8-sig", "replace", newline="") as text:
+                keys, chosen, _ = _columns_of(_rows(text, source))
+            good = chosen is not None or not keys
+            if chosen is not None and chosen not in TEXT_COLUMNS:
+                what = f"no column 'text' or 'content'; the column {_scrub(chosen)!r} is taken for it"
+                warnings.warn(f"{source.name}: {what}; rename another to 'text' if it is that one", stacklevel=2)
         else:
-            row = json.loads(line)
-            keys, good = (
-                list(row) if isinstance(row, dict) else [],
-                not isinstance(row, dict) or _text_of(row) is not None,
-            )
+            with open_source(source) as file:
+                row = json.loads(file.readline(MAX_LINE))
+            keys = list(row) if isinstance(row, dict) else []
+            good = not isinstance(row, dict) or _text_of(row) is not None
     except (ValueError, RecursionError, OSError, *DAMAGED):
         return  # counted when the file is read
     if not good:
