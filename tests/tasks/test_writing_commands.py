@@ -35,7 +35,7 @@ def test_a_translator_is_trained_and_asked(tmp_path: Path, capsys: pytest.Captur
     pairs = [(f"{a} {n}", f"{b} {n}") for n in range(20) for a, b in PAIRS]
     (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
     recipe = '[model]\nfamily = "marian"\nwidth = 16\nlayers = 1\nheads = 2\n'
-    recipe += '[tokenizer]\nvocab_size = 150\nseparate = true\n'
+    recipe += "[tokenizer]\nvocab_size = 150\nseparate = true\n"
     (tmp_path / "model.toml").write_text(recipe, encoding="utf-8")
     run = tmp_path / "run"
     said(capsys, "finetune", "translate", tmp_path / "model.toml", tmp_path / "pairs.tsv", "-o", run, "train.steps=2",
