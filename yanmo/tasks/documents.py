@@ -8,7 +8,7 @@ In: a library (library.py), a reader (answering.py) or a model that writes, ques
     compose         an answer that an instruct model writes from numbered passages, with those it cites
     cited           which passages a written answer cites; numbers that no passage has are taken out and told
 
-Extracted answers are ranked by how far the reader prefers each to "no answer", and a little by BM25 (docs/log.md).
+Extracted answers are ranked by how far the reader prefers each to "no answer", and by BM25 (docs/log.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PASSAGES = 5
 AT_ONCE = 16  # questions that are answered together
-SHARE = 0.5  # what one BM25 score more, in parts of the best one's, counts beside the reader's ln p
+SHARE = 8.0  # of the best BM25 score, in nats of the reader (docs/log.md)
 
 ENGLISH = (
     "Answer the question from the numbered passages alone. After each statement cite the passage that says it by its "
