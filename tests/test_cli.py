@@ -156,6 +156,19 @@ def test_a_reader_who_leaves_early_is_no_error(args):
         assert running.wait() in (0, 1)
 
 
+@pytest.mark.parametrize(("rank", "said"), [(None, 1), ("0", 1), ("3", 0)])
+def test_of_several_processes_that_are_interrupted_one_says_so(yan, monkeypatch, rank, said):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    code, _, err = yan("doctor")
+    assert code == 130 and err.count("interrupted") == said
+
+
 # --- generate
 
 
