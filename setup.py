@@ -17,7 +17,7 @@ NATIVE = Path("yanmo/kernels/native")
 # no contraction: a multiplication and an addition round as they are written, on every level and in the twin alike
 UNIX = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
 UNIX += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 says so of its own immintrin.h
-WINDOWS = ["/std:c++17", "/O2", "/EHsc", "/fp:precise"]
+WINDOWS = ["/std:c++17", "/utf-8", "/O2", "/EHsc", "/fp:precise"]
 
 
 class BuildNative(build_ext):

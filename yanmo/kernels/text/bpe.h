@@ -11,11 +11,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(_WIN32)
-#define EXPORT extern "C" __declspec(dllexport)
-#else
-#define EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#include "export.h"
 
 namespace yanmo_text {
 

@@ -1,0 +1,8 @@
+// What the library shows to Python.
+#pragma once
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
