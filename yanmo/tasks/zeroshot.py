@@ -136,7 +136,7 @@ def by_entailment(model: Model, row: dict[str, Any], labels: Sequence[str], sett
 
     A text longer than the model is read in windows, whose scores are averaged.
     """
-    yes, no = entailing(model.config.labels)  # type: ignore[union-attr]
+    yes, no = entailing(getattr(model.config, "labels", ()))
     template = _template(settings.get("template"), HYPOTHESES, row["text"], ("{label}",))
     if settings.get("multi") and no is None:
         raise InputError("the model has no label for contradiction, so labels cannot be judged one by one")
