@@ -363,6 +363,13 @@ def test_groups_are_drawn_whole():
     assert metrics.sums("answer", gold, rows).value == pytest.approx(40)
 
 
+def test_too_few_groups_are_not_drawn():
+    gold = [Example(str(i), "f", "p", question="?", answers=(Answer("x", 0),), group=f"g{i // 50}") for i in range(100)]
+    rows = [{"id": str(i), "answer": "xy"[i % 2]} for i in range(100)]
+    low, high = metrics.main_interval("answer", gold, rows)
+    assert not metrics.sums("answer", gold, rows).grouped and 35 < low < 45 and 55 < high < 65
+
+
 def test_a_difference_is_paired():
     gold = labelled("ab" * 100)
     first = [{"id": e.id, "label": e.labels[0] if int(e.id) % 3 else "z"} for e in gold]

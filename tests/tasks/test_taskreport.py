@@ -177,6 +177,8 @@ def test_spans_are_marked_in_their_text_and_it_stays_whole():
     shown = html.unescape(re.sub("<[^>]+>", "", re.sub('<span class="kind.*?</span>', "", made)))
     before, count, after = re.split(r" … ([\d,]+) characters … ", shown)
     assert text.startswith(before) and text.endswith(after) and len(before) + int(count) + len(after) == len(text)
+    twice = taskreport_errors.marked("ab cd", [(Span("X", 0, 5), "missed"), (Span("X", 3, 5), "missed")])
+    assert twice.count('class="kind missed"') == 1  # answers that end at one place are named once
     assert taskreport_errors.cut("ab" * 500).count("ab") == 350 and "300 characters" in taskreport_errors.cut(
         "ab" * 500
     )

@@ -39,6 +39,7 @@ from yanmo.tasks.metrics_rows import (
     targets,
 )
 
+FEW_GROUPS = 5  # fewer say nothing of how groups differ (one alone would give an interval of no width): rows are drawn
 ROUNDS = 1000  # resamples; the ends of the interval then vary by about a tenth of its width
 
 Predictions = Sequence[dict[str, Any]]
@@ -186,9 +187,14 @@ class Sums:
         return float(self.formula(self.rows.sum(0))[()])
 
     @property
+    def grouped(self) -> bool:
+        """Whether groups are drawn, and not rows."""
+        return len(set(self.groups)) >= FEW_GROUPS
+
+    @property
     def drawn(self) -> np.ndarray:
         """The rows as they are drawn: those of a group summed."""
-        if not self.groups:
+        if not self.grouped:
             return self.rows
         _, place = np.unique(np.array(self.groups), return_inverse=True)
         out = np.zeros((place.max() + 1, self.rows.shape[1]))

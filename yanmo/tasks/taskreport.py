@@ -176,7 +176,7 @@ def _compared(judged: Judged, rows: Sequence[Row], sums: metrics.Sums) -> list[o
         bars.append((name, own.value))
     best = max(range(len(bars)), key=lambda i: bars[i][1])
     name = taskreport_parts.named(sums.name)
-    drawn = "groups of examples" if sums.groups else "examples"
+    drawn = "groups of examples" if sums.grouped else "examples"
     out: list[object] = [
         page.table(["", name, "95 % interval", "this model has more"], lines, best=best),
         charts.bar_chart(bars, _capital(sums)),

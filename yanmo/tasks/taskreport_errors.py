@@ -202,5 +202,5 @@ def _piece(text: str, over: Sequence[tuple[Span, str]], ending: Sequence[tuple[S
     inner: str = escape(text)
     for kind in sorted({kind for _, kind in over}):
         inner = f'<mark class="{kind}">{inner}</mark>'
-    names = "".join(f'<span class="kind {kind}">{escape(span.type)}</span>' for span, kind in ending)
-    return inner + names
+    names = dict.fromkeys((span.type, kind) for span, kind in ending)
+    return inner + "".join(f'<span class="kind {kind}">{escape(name)}</span>' for name, kind in names)
