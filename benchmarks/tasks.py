@@ -123,6 +123,7 @@ JOBS = {
             "new",
             ("ner/resume-train.char.bmes",),
             ("ner/resume-dev.char.bmes",),
+            options=("objective.crf=true",),
             goal=0.92,
         ),
         Job("msra", "entities, Chinese: MSRA, from nothing", "extract", "new", ("ner/msra-dev.ner.gz",)),

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from yanmo.errors import ConfigError, InputError
 from yanmo.models.checkpoint import load_network, save_network
 from yanmo.models.config import RecurrentConfig
 from yanmo.models.initial import initialise
 from yanmo.models.protocol import LanguageModel
 from yanmo.models.recurrent import Recurrent
+from yanmo.plan.count import parameters
 
 KINDS = [
     {"cell": "rnn"},
@@ -81,3 +83,39 @@ def test_the_same_seed_draws_the_same_weights() -> None:
         initialise(network, torch.Generator().manual_seed(seed))
     one, same, other = (torch.cat([p.flatten() for p in n.parameters()]) for n in networks)
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+LABELS = [
+    {"cell": "lstm", "head": "sequence", "bidirectional": True, "layers": 2},
+    {"cell": "gru", "head": "token", "hidden_width": 5, "bidirectional": True},
+    {"cell": "rnn", "head": "sequence", "problem": "multi_label"},
+]
+
+
+@pytest.mark.parametrize("sizes", LABELS, ids=lambda s: f"{s['cell']}-{s['head']}")
+@torch.no_grad()
+def test_a_head_of_labels_sees_each_document_alone_and_is_saved(sizes: dict[str, object], tmp_path: Path) -> None:
+    config = RecurrentConfig(vocab_size=31, width=10, labels=("a", "b", "c"), **sizes)  # type: ignore[arg-type]
+    network = Recurrent(config).eval()
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 2, 2, 2, 0, 3, 3]])
+    scores = network.scores(network.decode(IDS, mask), IDS, mask)
+    parts = [IDS[row : row + 1, mask[row] == n] for row, n in ((0, 1), (1, 1), (2, 1), (2, 2), (2, 3))]
+    alone = [network.scores(network.decode(part), part)[0] for part in parts]
+    if config.head == "sequence":
+        close(scores, torch.stack(alone))
+    else:
+        close(scores[mask > 0], torch.cat(alone))
+    assert sum(p.numel() for p in network.parameters()) == parameters(config)
+    save_network(network, tmp_path)
+    again = load_network(tmp_path)
+    assert again.config == config
+    close(again.scores(again.decode(IDS, mask), IDS, mask), scores)
+    with pytest.raises(InputError, match="predicts no words"):
+        network.logits(network.decode(IDS))
+
+
+def test_words_are_predicted_in_one_direction_alone() -> None:
+    with pytest.raises(ConfigError, match="bidirectional"):
+        RecurrentConfig(cell="lstm", vocab_size=31, width=10, bidirectional=True)
+    with pytest.raises(ConfigError, match="labels"):
+        RecurrentConfig(cell="lstm", vocab_size=31, width=10, head="sequence")

@@ -157,14 +157,12 @@ class Model:
         An encoder-decoder whose head reads the decoder feeds it `ids` shifted right by its start token.
         """
         network, tensor = self.network, self._tensor(ids, "ids")
-        if not hasattr(network, "scores"):
-            raise InputError("a recurrent language model has no label head")
         marks = self._mask(mask, tensor)
         if self.config.kind == "encoder-decoder" and decoder_ids is None:
             decoder_ids = torch.roll(tensor, 1, 1)
             decoder_ids[:, 0] = self.config.decoder_start_id or 0  # type: ignore[union-attr]
         hidden = self._hidden(tensor, marks, decoder_ids, token_types)
-        return network.scores(hidden, tensor, marks).float()  # type: ignore[operator]
+        return network.scores(hidden, tensor, marks).float()
 
     @torch.inference_mode()
     def attentions(self, ids: Ids, mask: Ids | None = None) -> list[Tensor]:
@@ -199,7 +197,7 @@ class Model:
                 raise InputError("decoder_ids are for encoder-decoders; this model is an encoder alone")
             if token_types is None:
                 return self.network.encode(tensor, marks)
-            types = self._tensor(token_types, "token_types", self.config.n_token_types)  # type: ignore[union-attr]
+            types = self._tensor(token_types, "token_types", self.config.n_token_types)
             return self.network.encode(tensor, marks, token_types=types)  # type: ignore[call-arg]
         if decoder_ids is None:
             raise InputError("an encoder-decoder needs decoder_ids: the tokens after which it is to score the next one")

@@ -281,7 +281,7 @@ def config_values(network: Network, family: Family) -> dict[str, Any]:
         )
     values = {"architectures": [family.heads[config.head]], "model_type": family.model_type}
     values |= family.write_config(config)
-    back = family.read_config(Foreign(values, "config.json"), config.head)  # type: ignore[arg-type]
+    back = family.read_config(Foreign(values, "config.json"), config.head)
     ours, theirs = config.as_dict(), back.as_dict() if type(back) is type(config) else {}
     unread = {"pooler", "pooler_dropout"}  # the weights say it, and the family
     unread |= set() if config.head == "sequence" else {"pool"}  # no head reads it

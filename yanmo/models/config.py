@@ -157,7 +157,11 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentConfig:
-    """A recurrent language model: tanh RNN (Elman 1990), LSTM (Hochreiter et al. 1997) or GRU (Cho et al. 2014)."""
+    """A recurrent language model: tanh RNN (Elman 1990), LSTM (Hochreiter et al. 1997) or GRU (Cho et al. 2014).
+
+    With a head of labels it may read in both directions (Graves and Schmidhuber 2005), and a sequence is the maximum
+    over its tokens in each dimension (Conneau et al. 2017).
+    """
 
     cell: Literal["rnn", "lstm", "gru"]
     vocab_size: int
@@ -169,18 +173,36 @@ class RecurrentConfig:
     pad_id: int | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    head: Literal["causal", "sequence", "token"] = "causal"
+    labels: tuple[str, ...] = ()
+    problem: Literal["", "regression", "single_label", "multi_label"] = ""
+    bidirectional: bool = False  # hidden_width is that of each direction
 
     kind = "decoder"
-    head = "causal"
+    n_token_types = 0
     max_positions = 2**31  # the state has no end
 
     def __post_init__(self) -> None:
         if not self.hidden_width:
             object.__setattr__(self, "hidden_width", self.width)
         _check(self.cell in ("rnn", "lstm", "gru"), "cell", self.cell, "rnn, lstm or gru")
+        labelled = self.head in LABEL_HEADS
+        _check(self.head in ("causal", "sequence", "token"), "head", self.head, "causal, sequence or token")
+        _check(bool(self.labels) == labelled, "labels", list(self.labels)[:8], "those of a head of labels, 1 or more")
+        _check(labelled or not self.bidirectional, "bidirectional", True, "false where words are predicted")
         _whole(self, vocab_size=1, width=1, hidden_width=1, layers=1)
         _dropouts(self)
         _ids(self)
+
+    @property
+    def directions(self) -> int:
+        """2 where it reads both ways."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_width(self) -> int:
+        """The width of what all directions give for a token."""
+        return self.directions * self.hidden_width
 
     @property
     def output_size(self) -> int:

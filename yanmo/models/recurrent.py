@@ -1,4 +1,4 @@
-"""Recurrent language models: tanh RNN, LSTM, GRU. The same protocol as the Transformer.
+"""Recurrent language models: tanh RNN, LSTM, GRU, and the same with labels. The Transformer's protocol.
 
     B rows, T columns, W width of the embedding, R width of the state, V vocabulary
 
@@ -10,6 +10,9 @@ and put back. So padding never enters the state and packed documents do not leak
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from yanmo.errors import InputError
 from yanmo.models.config import RecurrentConfig
+from yanmo.models.heads import document_starts
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -45,7 +49,7 @@ class RecurrentCache:
 
 
 class Recurrent(nn.Module):
-    """Embedding → cells → (projection) → words, through the embedding where it is tied."""
+    """Embedding → cells → (projection) → words, through the embedding where it is tied; or labels."""
 
     family = "yanmo_recurrent"  # the model_type of its config.json
 
@@ -54,10 +58,12 @@ class Recurrent(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         between = config.dropout if config.layers > 1 else 0.0
-        self.cells = CELLS[config.cell](
-            config.width, config.hidden_width, config.layers, batch_first=True, dropout=between
-        )
-        self.project = nn.Linear(config.hidden_width, config.width) if config.hidden_width != config.width else None
+        ways: dict[str, Any] = {"batch_first": True, "dropout": between, "bidirectional": config.bidirectional}
+        self.cells = CELLS[config.cell](config.width, config.hidden_width, config.layers, **ways)
+        self.project = nn.Linear(config.state_width, config.width) if config.state_width != config.width else None
+        if config.labels:
+            self.head = nn.Linear(config.width, len(config.labels))
+            return
         self.weight = None if config.tie_embeddings else nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         if self.weight is not None:
@@ -88,6 +94,7 @@ class Recurrent(nn.Module):
     ) -> Tensor:
         """Return the hidden (B, T, W); with a cache, of the tokens that follow those it holds."""
         assert memory is None and memory_mask is None, "a recurrent model has no memory to look at"
+        assert cache is None or not self.config.bidirectional, "what follows is not known yet"
         inputs = self._drop(self.embedding(ids))
         if mask is None or bool((mask == 1).all()):
             states = None if cache is None else self._given(cache.states)
@@ -103,7 +110,7 @@ class Recurrent(nn.Module):
     def _documents(self, inputs: Tensor, mask: Tensor, cache: RecurrentCache | None) -> Tensor:
         """Run each document of each row as a sequence of its own and put the results back where its tokens stood."""
         row, column = (mask > 0).nonzero(as_tuple=True)  # tokens in reading order
-        out = inputs.new_zeros((*inputs.shape[:2], self.config.hidden_width))
+        out = inputs.new_zeros((*inputs.shape[:2], self.config.state_width))
         if not row.numel():
             return out
         number = mask[row, column]
@@ -137,8 +144,25 @@ class Recurrent(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
 
+    def scores(self, hidden: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the scores of a label head: of documents (D, L), or of tokens (B, T, L), from its hidden (B, T, W)."""
+        if not self.config.labels:
+            raise InputError("a recurrent language model has no label head")
+        if self.config.head == "token":
+            return self.head(self._drop(hidden))
+        marks = torch.ones_like(ids) if mask is None else mask
+        real = (marks > 0).flatten()
+        starts = document_starts(marks)
+        document = (starts.flatten().cumsum(0) - 1)[real]
+        count = int(starts.sum())
+        found = hidden.new_full((count, hidden.shape[-1]), -math.inf)
+        index = document[:, None].expand(-1, hidden.shape[-1])
+        return self.head(self._drop(found.scatter_reduce(0, index, hidden.flatten(0, 1)[real], "amax")))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores (…, V)."""
+        if self.config.labels:
+            raise InputError(f"a network with the head {self.config.head!r} predicts no words; use scores")
         weight = self.embedding.weight if self.weight is None else self.weight
         return F.linear(hidden, weight, self.bias)
 

@@ -286,7 +286,7 @@ def _recurrent(c: RecurrentConfig, s: Shape, packed: bool) -> tuple[float, float
     In rows of several documents torch runs step by step and keeps gates and states. A batch of whole rows runs an LSTM
     in oneDNN, whose workspace is 2.5 times as large as what is ever written to it; what is written counts here.
     """
-    n, r, e = s.tokens, c.hidden_width, s.size
+    n, r, e = s.tokens, c.state_width, s.size
     per_state = {"rnn": 1.1, "gru": 7.1, "lstm": 7.1}[c.cell]
     inputs = c.width + (c.layers - 1) * r
     if c.cell == "lstm" and not packed:
@@ -294,7 +294,7 @@ def _recurrent(c: RecurrentConfig, s: Shape, packed: bool) -> tuple[float, float
         inputs = c.width + (c.layers - 1) * r * bool(c.dropout)  # else a layer reads what the one before has saved
     kept = n * (inputs + c.layers * per_state * r) * e
     kept += n * c.width * e * bool(c.dropout) + n * r * e * bool(c.dropout) * c.layers
-    if c.hidden_width != c.width:
+    if c.state_width != c.width:
         kept += n * r * e
     return kept, n * (2 * r + GATES[c.cell] * r) * e
 

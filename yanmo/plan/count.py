@@ -99,17 +99,19 @@ def _head(c: TransformerConfig) -> int:
 
 
 def _recurrent(c: RecurrentConfig) -> int:
-    total = c.vocab_size * c.width * (1 if c.tie_embeddings else 2) + c.vocab_size
-    if c.hidden_width != c.width:
-        total += c.hidden_width * c.width + c.width
-    return total + sum(i * o for i, o in _cells(c)) + 2 * GATES[c.cell] * c.hidden_width * c.layers
+    total = c.vocab_size * c.width
+    total += len(c.labels) * (c.width + 1) if c.labels else c.vocab_size + total * (not c.tie_embeddings)
+    if c.state_width != c.width:
+        total += c.state_width * c.width + c.width
+    biases = 2 * GATES[c.cell] * c.state_width * c.layers
+    return total + sum(i * o for i, o in _cells(c)) + biases
 
 
 def _cells(c: RecurrentConfig) -> list[tuple[int, int]]:
     """(in, out) of the matrices of every layer: from the input, from the state."""
     gates = GATES[c.cell] * c.hidden_width
-    inputs = [c.width] + [c.hidden_width] * (c.layers - 1)
-    return [pair for width in inputs for pair in ((width, gates), (c.hidden_width, gates))]
+    inputs = [c.width] + [c.state_width] * (c.layers - 1)
+    return [pair for width in inputs for pair in ((width, gates), (c.hidden_width, gates)) for _ in range(c.directions)]
 
 
 def layer_matrices(config: Config) -> list[tuple[int, int]]:
@@ -175,8 +177,8 @@ def packed_bytes(config: Config, bits: int) -> int:
 def head_matrices(config: Config) -> int:
     """Weights of the matrices between the last hidden vector and the logits."""
     if isinstance(config, RecurrentConfig):
-        project = config.hidden_width * config.width if config.hidden_width != config.width else 0
-        return project + config.vocab_size * config.width
+        project = config.state_width * config.width if config.state_width != config.width else 0
+        return project + (len(config.labels) or config.vocab_size) * config.width
     c = config
     dense = c.width * c.width if c.head == "masked" or c.pooler else 0
     if c.head in ("causal", "masked"):

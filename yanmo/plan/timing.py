@@ -108,7 +108,12 @@ def _cells(config: RecurrentConfig, subject: Subject, setting: Setting, rates: R
         return 0.0
     columns = setting.context * (LONGEST if subject.method.packed else 1.0)
     state = GATES[config.cell] * config.hidden_width**2 * MASTER
-    return config.layers * columns * (CELL_CALLS * rates.operation + CELL_PASSES * state / rates.stream)
+    return (
+        config.directions
+        * config.layers
+        * columns
+        * (CELL_CALLS * rates.operation + CELL_PASSES * state / rates.stream)
+    )
 
 
 def update_seconds(subject: Subject, setting: Setting, bandwidth: float, product: float) -> float:

@@ -224,7 +224,7 @@ def predict(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any
     scores = _by_row(model.network, data, encoded)
     if settings["problem"] == "regression":
         return [{"label": None, "score": value, "scores": {}} for value in scores[:, 0].tolist()]
-    names = config.labels  # type: ignore[union-attr]
+    names = config.labels
     scores = scores / settings.get("temperature", 1.0)
     shares = scores.softmax(1) if settings["problem"] == "single" else scores.sigmoid()
     return [_prediction(dict(zip(names, row)), settings["problem"]) for row in shares.tolist()]

@@ -279,7 +279,7 @@ def predict(model: Model, settings: dict[str, Any], rows: Sequence[dict[str, Any
     if "job" in settings:
         job = finding.job_from(settings["job"])
     else:
-        job = finding.job_of(model.config.labels, settings["length"], settings["stride"])  # type: ignore[union-attr]
+        job = finding.job_of(model.config.labels, settings["length"], settings["stride"])
     tokenizer, network = model.tokenizer, model.network
     around = framed(tokenizer, job.length, job.stride)
     names = [str(row.get("id", number)) for number, row in enumerate(rows)]

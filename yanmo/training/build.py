@@ -45,7 +45,10 @@ class Top:
     def on(self, config: Config) -> Config:
         """The config of the same network with this head; one that can have none is a ConfigError."""
         if not isinstance(config, TransformerConfig):
-            raise ConfigError(f"a {config.cell} has no head of labels; choose model.kind=transformer")
+            if self.head == "span":
+                raise ConfigError(f"a {config.cell} has no head of spans; choose model.kind=transformer")
+            chosen = {"head": self.head, "labels": self.labels, "problem": self.problem}
+            return dataclasses.replace(config, **chosen, bidirectional=True)  # type: ignore[arg-type]
         values = {"head": self.head, "labels": self.labels, "problem": self.problem}
         encodes = config.kind == "encoder" and self.head == "sequence"
         return dataclasses.replace(config, **values, pooler=encodes, classifier_dropout=config.dropout)  # type: ignore[arg-type]

@@ -291,7 +291,7 @@ def foreign_activation(activation: Activation) -> str:
     return _FOREIGN_ACTIVATIONS[activation]
 
 
-def write_labels(config: TransformerConfig) -> dict[str, Any]:
+def write_labels(config: TransformerConfig | RecurrentConfig) -> dict[str, Any]:
     """id2label, label2id and problem_type, where the head has labels."""
     if not config.labels:
         return {}
