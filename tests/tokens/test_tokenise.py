@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from yanmo.corpus import documents
+from yanmo.corpus import engine_files
 from yanmo.corpus.build import Corpus, build_corpus, load_corpus
 from yanmo.corpus.documents import new_document
 from yanmo.errors import Error, FileError, InputError
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `corpus`, in many row groups, and `tokenizer`."""
     place = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "GROUP_BYTES", 4000)
+        patch.setattr(engine_files, "GROUP_BYTES", 4000)
         build_corpus((new_document(text, "made") for text in texts()), place / "corpus")
     train_tokenizer(texts(), "bpe", 600).save(place / "tokenizer")
     return place
@@ -237,7 +237,7 @@ def test_no_worker_outlives_its_parent(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_shard_is_one_sentence(tokenizer, tmp_path: Path, workers: int, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "GROUP_BYTES", 4000)
+    monkeypatch.setattr(engine_files, "GROUP_BYTES", 4000)
     corpus = build_corpus((new_document(text, "made") for text in texts()), tmp_path / "corpus")
     shard = next((tmp_path / "corpus").glob("train-*.parquet"))
     data = bytearray(shard.read_bytes())

@@ -124,7 +124,7 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", ["corpus", "tokenizer", "tokens", "step", "evaluation"])
 def test_an_interrupted_run_goes_on_and_equals_a_whole_one(stage: str, whole: Path, text: Path, tmp_path: Path) -> None:
-    for nth in (1, 2):
+    for nth in (1, 1 if stage == "tokens" else 2):  # so small a text is one unit of each split
         count = 0
 
         def stop(name: str, values: dict[str, Any], nth: int = nth) -> None:

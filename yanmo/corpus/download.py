@@ -136,7 +136,8 @@ def _attempt(remote: Remote, part: Path, manners: Manners) -> None:
         raise _Again(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After") or "")) from None
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _Again(str(error)[:200] or type(error).__name__) from None
-    if goal is not None and _size(part) < goal:
+    over = remote.size is not None and _size(part) > remote.size  # _check says so
+    if goal is not None and _size(part) < goal and not over:
         raise _Again(f"{_size(part):,} of {goal:,} bytes")
 
 
