@@ -5,6 +5,7 @@ The models have random weights: what they write makes no sense, and so nothing b
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def test_the_longest_entry_counts_and_words_are_whole(tmp_path: Path) -> None:
     assert glossary.of("The River Bank, not the banker.") == Called(("Ufer",), ())
     assert glossary.of("bank and 两个人") == Called(("Bank", "Mensch"), ("Ufer",))
     assert holds("Des Hundes", "hund") and not holds("Schäferhund", "Hund") and not holds("Hundes", "Hund", whole=True)
+
+
+def test_a_glossary_s_patterns_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "glossary.tsv"
+    path.write_text("".join(f"word{n}\tWort{n}\n" for n in range(700)), encoding="utf-8")
+    glossary, made = read_glossary(path), []
+    compiled = re.compile
+    monkeypatch.setattr(re, "compile", lambda *given: made.append(given) or compiled(*given))
+    assert glossary.of("word3 and word600").wanted == ("Wort3", "Wort600")
+    known = len(made)
+    assert glossary.of("a word7, word3").wanted == ("Wort7", "Wort3") and len(made) == known
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ no spaces, anywhere. Of two entries that overlap the longer one counts.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from yanmo.inference.terms import Terms, Way
 from yanmo.tokens.tokenizer import Tokenizer
 
 LIMIT = 1 << 26  # bytes of a glossary
+LETTER = re.compile(r"[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")  # of a script with spaces
 BEFORE = ("", " ", "a ", "中", "(")  # what may stand before a term and change how it is cut into tokens
 
 
@@ -122,8 +124,8 @@ def holds(text: str, term: str, *, whole: bool = False) -> bool:
     return (_pattern(term) if whole else _pattern(term, open_end=True)).search(text) is not None
 
 
+@functools.lru_cache(maxsize=1 << 16)  # a pattern of thousands of terms costs more than all searches with it
 def _pattern(term: str, open_end: bool = False) -> re.Pattern[str]:
-    letter = re.compile(r"[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-    left = r"(?<![^\W\u2e80-\u9fff])" if letter.match(term[0]) else ""
-    right = r"(?![^\W\u2e80-\u9fff])" if letter.match(term[-1]) and not open_end else ""
-    return re.compile(left + re.escape(term) + right, re.IGNORECASE)
+    left = r"(?<![^\W\u2e80-\u9fff])" if LETTER.match(term[0]) else ""
+    right = r"(?![^\W\u2e80-\u9fff])" if LETTER.match(term[-1]) and not open_end else ""
+    return re.compile(f"{left}(?i:{re.escape(term)}){right}")

@@ -196,9 +196,8 @@ def _sentences(model: Model, options: dict[str, Any], glossary: Glossary | None,
     room = positions_held(model.network) or LONGEST
     called = Called() if glossary is None else glossary.of(text)
     for part, ids in _parts(model, options["prefix"], text, room):
-        here = Called(
-            tuple(term for term in called.wanted if glossary and term in glossary.of(part).wanted), called.forbidden
-        )
+        own = called if glossary is None or part == text else glossary.of(part)
+        here = Called(tuple(term for term in called.wanted if term in own.wanted), called.forbidden)
         terms = terms_of(model.tokenizer, here, model.config.output_size)
         found.append(Sentence(row, part, ids, here, terms))
     return found
