@@ -56,6 +56,12 @@ def test_one_label_alone_is_no_error():
         baselines.run("classify", [], rows)
 
 
+def test_texts_that_share_no_word_are_no_error():
+    rows = [Example(str(i), "f", f"name{i}", labels=("ab"[i % 2],)) for i in range(baselines.RARE + 1)]
+    found = baselines.run("classify", rows, rows[:10])["TF-IDF"]
+    assert metrics.score("classify", rows[:10], found)["accuracy"] == 1
+
+
 def named(text, *names):
     spans = tuple(Span(kind, text.index(name), text.index(name) + len(name)) for name, kind in names)
     return Example(text, "f", text, entities=spans)
@@ -113,6 +119,8 @@ def test_words_between_tell_relations_with_their_direction():
     assert all("entities" not in row for row in found["TF-IDF"])
     wholly = baselines.run("extract", train, dev, find_entities=True)
     assert all("entities" in row for row in wholly["majority"])
+    alone = Example("alone", "f", "a cup", entities=(Span("e1", 2, 5),), relations=())  # so no model is given them
+    assert all("entities" in row for row in baselines.run("extract", [*train, alone], dev)["majority"])
 
 
 def test_answers_come_from_the_passage():

@@ -48,14 +48,20 @@ def run(task: str, train: Sequence[Example], dev: Sequence[Example], **options: 
     }[task](train, dev)
 
 
-def vectorizer(texts: Sequence[str]) -> Any:
-    """TF-IDF for the language of the texts: characters where most of them are Chinese, else words."""
+def fitted(texts: Sequence[str]) -> tuple[Any, Any]:
+    """TF-IDF for the language of the texts, and theirs: characters where most of them are Chinese, else words."""
     text = need("sklearn.feature_extraction.text", "tasks", PURPOSE)
     sample = texts[:: max(len(texts) // 500, 1)]
     shared: dict[str, Any] = {"sublinear_tf": True, "max_features": MAX_FEATURES, "min_df": 1 + (len(texts) > RARE)}
     if 2 * sum(map(is_chinese, sample)) > len(sample):
-        return text.TfidfVectorizer(analyzer="char", ngram_range=(1, 3), **shared)
-    return text.TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), **shared)
+        model = text.TfidfVectorizer(analyzer="char", ngram_range=(1, 3), **shared)
+    else:
+        model = text.TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), **shared)
+    try:
+        return model, model.fit_transform(texts)
+    except ValueError:  # nothing stands in two rows (a name a row): what stands in one is kept
+        model.set_params(min_df=1)
+        return model, model.fit_transform(texts)
 
 
 def features(train: Sequence[Example], dev: Sequence[Example]) -> tuple[Any, Any]:
@@ -65,8 +71,8 @@ def features(train: Sequence[Example], dev: Sequence[Example]) -> tuple[Any, Any
     for name in ("text", "text_pair"):
         left, right = ([getattr(example, name) or "" for example in side] for side in (train, dev))
         if any(text.strip() for text in left):
-            model = vectorizer(left)
-            sides.append((model.fit_transform(left), model.transform(right)))
+            model, known = fitted(left)
+            sides.append((known, model.transform(right)))
     if not sides:
         return sparse.csr_matrix((len(train), 1)), sparse.csr_matrix((len(dev), 1))
     return tuple(sparse.hstack(matrices).tocsr() for matrices in zip(*sides))

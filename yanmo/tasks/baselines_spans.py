@@ -35,11 +35,12 @@ WORD = re.compile(r"[^\W㐀-鿿]")  # what a name may not continue into
 def extract(
     train: Sequence[Example], dev: Sequence[Example], find_entities: bool | None = None
 ) -> dict[str, list[Row]]:
-    """Predictions of every baseline; None for `find_entities`: unless every row has two."""
+    """Predictions of every baseline; None for `find_entities`: unless every row with relations has two."""
     if all(example.relations is None for example in train):
         return entities(train, dev)
     if find_entities is None:
-        find_entities = any(len(example.entities or ()) != 2 for example in dev)
+        asked = (example for example in (*train, *dev) if example.relations is not None)
+        find_entities = any(len(example.entities or ()) != 2 for example in asked)
     if not find_entities:
         return relations(train, dev, [list(example.entities or ()) for example in dev])
     found = entities(train, dev)["names"]
@@ -65,9 +66,10 @@ def names(train: Sequence[Example], dev: Sequence[Example]) -> list[Row]:
     types = {
         name: min(counts.most_common(), key=lambda kv: (-kv[1], kv[0]))[0] for name, counts in known.items() if name
     }
-    lengths: dict[str, list[int]] = {}
-    for first in {name[0] for name in types}:
-        lengths[first] = sorted({len(name) for name in types if name[0] == first}, reverse=True)
+    found: dict[str, set[int]] = defaultdict(set)
+    for name in types:
+        found[name[0]].add(len(name))
+    lengths = {first: sorted(each, reverse=True) for first, each in found.items()}
     return [_row(example, list(_matches(example.text, types, lengths))) for example in dev]
 
 
@@ -171,7 +173,7 @@ def relations(
     train: Sequence[Example], dev: Sequence[Example], given: Sequence[Sequence[Span]]
 ) -> dict[str, list[Row]]:
     """The commonest relation of two types, and a logistic regression over the words around them."""
-    from yanmo.tasks.baselines import logistic, vectorizer
+    from yanmo.tasks.baselines import fitted, logistic
 
     learned = [(example, *pair) for example in train for pair in _pairs(example.entities or ())]
     labels = [_label(example, head, tail) for example, head, tail in learned]
@@ -184,8 +186,7 @@ def relations(
     said = [""] * len(asked)
     if learned and asked:
         texts = [_around(example.text, example.entities or (), head, tail) for example, head, tail in learned]
-        model = vectorizer(texts)
-        left = model.fit_transform(texts)
+        model, left = fitted(texts)
         right = model.transform([_around(dev[i].text, given[i], head, tail) for i, head, tail in asked])
         classes, found = logistic(left, labels, right)
         said = [classes[place] for place in found.argmax(1)]
