@@ -61,6 +61,8 @@ def test_a_chat_is_written_in_its_template(coder: Model) -> None:
     wanted = coder.generations([ids], max_new_tokens=6)[0][0].text  # type: ignore[list-item]
     assert predict(coder, {"max_new_tokens": 6}, [{"messages": talk}])[0]["text"] == wanted
     assert predict(coder, {"max_new_tokens": 6}, [{"text": "The cat?"}])[0]["text"] == wanted
+    ranked = coder.search([ids], beams=3, max_new_tokens=6)[0][0].text  # type: ignore[list-item]
+    assert predict(coder, {"max_new_tokens": 6, "beams": 3}, [{"messages": talk}, {"text": "A"}])[0]["text"] == ranked
     bare = predict(coder, {"max_new_tokens": 6, "mode": "plain"}, [{"text": "The cat?"}])[0]["text"]
     assert bare == coder.generate("The cat?", max_new_tokens=6)
 
@@ -87,6 +89,8 @@ def test_options_reach_the_search(plain: Model) -> None:
     ranked = plain.search("The cat", beams=4, n=2, max_new_tokens=5)
     found = predict(plain, {"beams": 4, "n": 2, "max_new_tokens": 5}, row)[0]
     assert found["texts"] == [one.text for one in ranked] and found["text"] == ranked[0].text
+    with pytest.raises(InputError, match="search has no option 'temperature'"):
+        predict(plain, {"beams": 4}, [row[0] | {"temperature": 0.5}])
     contrast = predict(plain, {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 5}, row)[0]["text"]
     assert contrast == plain.generate("The cat", penalty_alpha=0.6, top_k=4, max_new_tokens=5)
 

@@ -83,12 +83,8 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _write(model: Model, prompts: Sequence[Any], options: dict[str, Any]) -> list[list[str]]:
-    if "beams" in options:
-        known = {"max_new_tokens", "max_length", "beams", "n", "length_penalty", "groups", "diversity", "patience"}
-        return [
-            [one.text for one in model.search(p, **{k: v for k, v in options.items() if k in known})] for p in prompts
-        ]
-    return [[one.text for one in group] for group in model.generations(prompts, **options)]
+    found = model.search(prompts, **options) if "beams" in options else model.generations(prompts, **options)
+    return [[one.text for one in group] for group in found]
 
 
 # --- prompts
