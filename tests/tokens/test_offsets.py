@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
+from yanmo.tokens.fast import MUCH
 from yanmo.tokens.offsets import covered
 from yanmo.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -90,6 +91,12 @@ def test_a_mark_belongs_to_the_letter_before_it_and_bytes_to_their_character(ber
 def test_bytes_of_a_sentencepiece_model_have_their_character(llama):
     ((ids, ranges),) = load_tokenizer(llama).encode_offsets(["👧 a"])
     assert len(ids) == len(ranges) and ranges == [(0, 0), *[(0, 1)] * 4, (1, 3)]  # the library's mark before a text
+
+
+def test_ranges_are_the_same_when_much_has_been_encoded(pair):
+    text, fresh, used = "hello world, héllo", load_tokenizer(pair), load_tokenizer(pair)
+    used.encode("hello " * (MUCH // 6 + 1), add_special_tokens=False)  # from here on `encode` uses the compiled library
+    assert used.encode_offsets([text]) == fresh.encode_offsets([text])
 
 
 def test_frames_have_empty_ranges(bert):

@@ -85,8 +85,6 @@ class FastEngine:
         return [encoding.ids for encoding in found]
 
     def encode_offsets(self, texts: Sequence[str], special: bool) -> list[tuple[list[int], list[Range]]]:
-        if not special and self._much(texts) and self._compiled is not None:
-            return [ids.tolist() for ids in self._by_compiled(texts)]
         found = guarded(self.path, lambda: self.library.encode_batch(list(texts), add_special_tokens=special))
         return [(encoding.ids, covered(text, encoding.offsets)) for text, encoding in zip(texts, found, strict=True)]
 
