@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yanmo.errors import InputError
 from yanmo.tasks import baselines, metrics, taskreport, taskreport_errors, taskreport_parts, taskreport_slices
 from yanmo.tasks.examples import Answer, Example, Relation, Span
 
@@ -103,6 +104,18 @@ def test_every_task_has_its_page(task):
     assert "The worst errors" in text and "Beside the baselines" in text and "3 of the 8 texts" in text
     for expected in EXPECTED[task]:
         assert expected in text, expected
+
+
+def test_a_relation_that_says_none_points_nowhere_and_a_wrong_place_is_one_sentence():
+    gold, rows = MADE["relations"]()
+    rows[0]["relations"] = [{"type": "Other", "head": 9, "tail": 0}]
+    assert "no relation" in plain(taskreport.report_html(taskreport.Judged("extract", gold, rows)))
+    gold, rows = MADE["extract"]()
+    none = [row | {"relations": []} for row in rows]  # as every model of entities says
+    assert "no relation" not in plain(taskreport.report_html(taskreport.Judged("extract", gold, none)))
+    lost = [row | {"relations": [{"type": "on", "head": 9, "tail": 0}]} for row in rows]
+    with pytest.raises(InputError, match="has a relation to entity 9; it has 2"):
+        taskreport.report_html(taskreport.Judged("extract", gold, lost))
 
 
 def several():

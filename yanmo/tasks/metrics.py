@@ -130,7 +130,7 @@ def answers(gold: Sequence[Example], predictions: Predictions) -> dict[str, floa
     given = [bool(row.get("answer")) for row in rows]
     sure = confidences(rows)
     if sure is not None:
-        doubt = [float(row.get("no_answer", 1 - s if has else 1.0)) for row, s, has in zip(rows, sure, given)]
+        doubt = [1 - s if has else 1.0 for s, has in zip(sure, given)]
         best, threshold = metrics_answers.best_threshold(f1.tolist(), doubt, given, can)
         figures["best_f1"], figures["best_threshold"] = 100 * best, 1 - threshold
     return figures

@@ -143,18 +143,21 @@ def found_relations(
         pairs = [(one.type, own[one.head], own[one.tail]) for one in example.relations or ()]
         truth.append({_ends(*pair, strict) for pair in pairs if pair[0] not in NONE})
         theirs = entities_of(example, row)
-        guess.append({_ends(one["type"], *_pointed(one, theirs, row), strict) for one in _relations(row)})
+        guess.append({_ends(*one, strict) for one in pointed(row, theirs)})
     return truth, guess
 
 
-def _pointed(one: Row, entities: Sequence[Span], row: Row) -> tuple[Span, Span]:
-    head, tail = one["head"], one["tail"]
-    for place in (head, tail):
-        if not 0 <= place < len(entities):
-            raise InputError(
-                f"the prediction {row.get('id')!r} has a relation to entity {place!r}; it has {len(entities)}"
-            )
-    return entities[head], entities[tail]
+def pointed(row: Row, entities: Sequence[Span]) -> list[tuple[str, Span, Span]]:
+    """The relations of a prediction between its entities (type, head, tail), those that say "none" left out."""
+    found = []
+    for one in _relations(row):
+        for place in (one["head"], one["tail"]):
+            if not 0 <= place < len(entities):
+                raise InputError(
+                    f"the prediction {row.get('id')!r} has a relation to entity {place!r}; it has {len(entities)}"
+                )
+        found.append((one["type"], entities[one["head"]], entities[one["tail"]]))
+    return found
 
 
 def directed(

@@ -28,6 +28,7 @@ from yanmo.tasks.metrics_rows import (
     is_regression,
     label_sets,
     number,
+    pointed,
     targets,
 )
 
@@ -145,11 +146,11 @@ def _extracted(example: Example, row: Row) -> list[tuple[str, Markup]]:
     marks = [(span, RIGHT if span in theirs else MISSED) for span in dict.fromkeys(own)]
     marks += [(span, FALSE) for span in dict.fromkeys(theirs) if span not in own]
     lines = [("Text", marked(example.text, marks))]
-    if example.relations is None and "relations" not in row:
+    if example.relations is None and not row.get("relations"):  # the data asks for none
         return lines
     right = [(r.type, own[r.head], own[r.tail]) for r in example.relations or ()]
-    said = [(str(r["type"]), theirs[r["head"]], theirs[r["tail"]]) for r in row.get("relations") or ()]
-    return [*lines, ("Right", _arrows(example.text, right)), ("Said", _arrows(example.text, said))]
+    said = _arrows(example.text, pointed(row, theirs))
+    return [*lines, ("Right", _arrows(example.text, right)), ("Said", said)]
 
 
 def _arrows(text: str, found: Sequence[tuple[str, Span, Span]]) -> Markup:
