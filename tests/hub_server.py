@@ -24,6 +24,28 @@ from urllib.parse import unquote
 COMMIT = "c" * 40
 LFS = (".safetensors", ".bin", ".h5", ".gguf", ".onnx", ".msgpack")
 
+# The files of a repository: what opening its model fetches besides the weights, and what it leaves.
+SMALL = {
+    "config.json": b'{"model_type": "llama"}',
+    "generation_config.json": b"{ }",
+    "tokenizer.json": b"{  }",
+    "tokenizer_config.json": b"{   }",
+    "spiece.model": b"pieces",
+    "README.md": b"# A model",
+}
+NOT_NEEDED = {
+    "pytorch_model.bin": b"pickle",
+    "tf_model.h5": b"h5",
+    "flax_model.msgpack": b"flax",
+    "model.onnx": b"onnx",
+    "model.gguf": b"gguf",
+    "modeling_llama.py": b"import os",
+    "LICENSE": b"text",
+    "original/consolidated.00.pth": b"pth",
+    "original/config.json": b"{}",
+    "onnx/model.safetensors": b"",
+}
+
 
 @dataclass
 class Hub:
