@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yanmo.tasks.sentences import rebuild, sentences, split
+from yanmo.tasks.sentences import joined, rebuild, sentences, split
 
 LAYOUT = """# A heading
 
@@ -64,6 +64,8 @@ def test_between_chinese_sentences_stands_no_space_and_between_others_one() -> N
     assert rebuild(blocks, [["他来了。", "她走了。"]]) == "他来了。她走了。"
     blocks = split("他来了。她走了。", "zh")
     assert rebuild(blocks, [["He came.", "She left."]]) == "He came. She left."
+    assert joined(["他来了，", "", " 她走了"]) == "他来了，她走了" and joined(["he came", "也", "来"]) == "he came 也来"
+    assert joined(["", ""]) == ""
 
 
 @given(st.text(alphabet=st.characters() | st.sampled_from("\n\t .!?。！-*1)（“”aÄ中"), max_size=200))

@@ -18,7 +18,7 @@ from yanmo.inference.model import Model, load
 from yanmo.recipe import ModelSection
 from yanmo.tasks.examples import Example
 from yanmo.tasks.glossary import Called, Glossary, holds, read_glossary, terms_of
-from yanmo.tasks.translation import Said, n_best, predict, prepare, settings_of
+from yanmo.tasks.translation import Said, _options, _sentences, n_best, predict, prepare, settings_of
 from yanmo.tokens.tokenizer import load_tokenizer
 from yanmo.training.build import build_network
 
@@ -152,6 +152,10 @@ def test_a_sentence_longer_than_the_model_is_cut_between_clauses(model: Model) -
     text = "a man runs, " * 40 + "and a dog stands"
     found = predict(model, {"beams": 1, "max_ratio": 0.1}, rows(text))
     assert found[0]["translation"] and "\n" not in found[0]["translation"]
+    text = "a man runs, " * 300 + "and a dog stands"
+    parts = _sentences(model, _options({}), None, 0, text)
+    assert len(parts) > 1 and " ".join(part.text for part in parts) == text
+    assert all(len(part.ids) <= (model.config.max_positions or 512) for part in parts)
 
 
 def test_combinations_lose_the_least() -> None:

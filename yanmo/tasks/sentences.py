@@ -4,6 +4,7 @@ In: a text as people write it: paragraphs, lists, headings, indented and hard-wr
 
     sentences    (begin, end) of each sentence of one paragraph; nothing but white space lies between them
     split        text → blocks; what is no sentence (blank lines, indentation, list marks) stands in them as it was
+    joined       lines, or parts of a sentence → one line
     rebuild      the same blocks with other sentences → text
 
 The boundaries are those of the sentencex library (Wikimedia), which cuts rarely where no sentence ends. It never cuts
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from yanmo.errors import need
@@ -81,7 +83,7 @@ def split(text: str, language: str) -> list[Block]:
         width = max(len(line.rstrip()) for line in lines) if len(lines) > 1 else 0
         inner = body[begin:end]
         if width:  # the breaks are not the writer's
-            inner = _joined(inner)
+            inner = joined(inner.split("\n"))
         cut = sentences(inner, language)
         blocks.append(
             Block(
@@ -137,12 +139,11 @@ def _goes_on(lines: list[str], line: str, widest: int) -> bool:
     return len(last) + 1 + len(word) > full - (0 if last[-1] in ".!?:;" else 8) and full <= 120
 
 
-def _joined(text: str) -> str:
-    """Wrapped lines as one; between Chinese characters nothing stands for a break."""
-    parts = [part.strip() for part in text.split("\n")]
-    whole = parts[0]
-    for part in parts[1:]:
-        tight = bool(whole and part) and bool(HAN.match(whole[-1]) and HAN.match(part[0]))
+def joined(parts: Iterable[str]) -> str:
+    """Lines or parts of a sentence as one; between Chinese characters nothing stands for a break."""
+    whole = ""
+    for part in filter(None, map(str.strip, parts)):
+        tight = not whole or (HAN.match(whole[-1]) and HAN.match(part[0]))
         whole += part if tight else " " + part
     return whole
 

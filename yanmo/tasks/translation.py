@@ -30,7 +30,7 @@ from yanmo.inference.search import Beams, Found, search_ids
 from yanmo.inference.terms import Terms
 from yanmo.tasks.examples import Example
 from yanmo.tasks.glossary import Called, Glossary, holds, read_glossary, terms_of
-from yanmo.tasks.sentences import Block, rebuild, split
+from yanmo.tasks.sentences import Block, joined, rebuild, split
 from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.tokens.train import train_pair, train_tokenizer
 
@@ -274,7 +274,7 @@ def _row(
     texts = []
     for chosen, total, tokens in best:
         said = iter(chosen)
-        blocks = [[_together([next(said) for _ in group]) for group in groups] for _, groups in parts]
+        blocks = [[joined([next(said) for _ in group]) for group in groups] for _, groups in parts]
         text = rebuild([block for block, _ in parts], blocks)
         texts.append({"translation": text, "score": total / max(tokens, 1)})
     out: dict[str, Any] = ({"id": row["id"]} if "id" in row else {}) | texts[0]
@@ -289,10 +289,6 @@ def _row(
                 "raise beams, or leave out strict to have them counted"
             )
     return out
-
-
-def _together(parts: list[str]) -> str:
-    return " ".join(part for part in parts if part)
 
 
 def n_best(found: Sequence[Sequence[Said]], n: int) -> list[tuple[tuple[str, ...], float, int]]:
