@@ -273,3 +273,42 @@ def test_a_full_disk_stops_with_one_sentence_and_goes_on_later(made, tmp_path):
         assert corpus.card["kept"] == json.loads((out / "card.json").read_text("utf-8"))["kept"]
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_folder_of_the_name_of_the_work_folder_is_not_emptied(tmp_path):
+    (tmp_path / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work" / "mine.txt").write_text("precious", "utf-8")
+    with pytest.raises(FileError, match="out.work: holds 'mine.txt'"):
+        make(tmp_path / "a.txt", tmp_path / "out", 1)
+    assert (tmp_path / "out.work" / "mine.txt").read_text("utf-8") == "precious"
+    (tmp_path / "next.work").write_text("a file", "utf-8")
+    with pytest.raises(FileError, match="next.work"):
+        make(tmp_path / "a.txt", tmp_path / "next", 1)
+    with pytest.raises(FileError, match="a.txt.*cannot be written"):
+        make(tmp_path / "a.txt", tmp_path / "a.txt" / "below", 1)
+
+
+def test_an_old_corpus_that_cannot_be_compared_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
+    for name, more in (("plain", []), ("near", ["duplicates.near=true"])):
+        make(tmp_path / "a.txt", tmp_path / name, 1, more, engine="here")
+    monkeypatch.setattr(engine, "_steps", lambda *_: pytest.fail("it was read"))
+    for name, more, error, said in (
+        ("plain", [], FileError, "no readable signatures"),
+        ("near", ["duplicates.bands=7"], InputError, "asks for"),
+    ):
+        settings = ["duplicates.near=true", f"duplicates.against={tmp_path / name}", *more]
+        with pytest.raises(error, match=said):
+            make(tmp_path / "a.txt", tmp_path / "out", 1, settings, engine="here")
+
+
+def test_a_worker_that_cannot_be_started_ends_the_run(tmp_path, monkeypatch):
+    def refuse(self):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Local, "_start", refuse)
+    pool = Local(str(tmp_path), 1)
+    pool.submit("read", 0)
+    assert pool._ended.get(timeout=30).ending == "error"
+    pool.close()

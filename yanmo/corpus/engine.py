@@ -19,6 +19,7 @@ workers die three times is left out and counted.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ TASK_BYTES = 8 * 2**20  # of files on the disk, some seconds of work; a larger u
 TASK_UNITS = 512
 DEATHS = 3
 WORK = ".work"
+IS_OURS = re.compile("lock|[0-9a-f]{20}").fullmatch  # in such a folder: `lock`, and jobs by `job_name`
 Progress = Callable[[str, int, int], None]  # a step, bytes or tasks done, of how many
 
 
@@ -83,6 +85,7 @@ def make_corpus(
     check_place(out)
     report = ReadReport()
     beside = out.with_name(out.name + WORK)
+    _check_work(beside)
     sources = [
         source
         for source in find_sources(paths, report, kind_by_content)
@@ -92,7 +95,7 @@ def make_corpus(
     named = set(map(Path, paths))
     check_fields([source for source in sources if source.path in named])  # within a folder, each is a loss
     steps_of(recipe)  # a file that is missing is said now, not by a worker
-    engine_group.old_files(recipe.duplicates.against)
+    engine_group.check_old(recipe.duplicates)
     with lock(beside / "lock"):
         job = job_name(_identity(sources, recipe))
         work = beside / job
@@ -114,6 +117,17 @@ def make_corpus(
         take_place(made, out, work)
         shutil.rmtree(beside, ignore_errors=True)
     return Corpus(out)
+
+
+def _check_work(beside: Path) -> None:
+    """What lies in a work folder is removed, so it must be ours; FileError for anything else of this name."""
+    if not beside.exists():
+        return
+    foreign = [each.name for each in beside.iterdir() if not IS_OURS(each.name)] if beside.is_dir() else [beside.name]
+    if foreign:
+        raise FileError(
+            f"{beside}: holds {foreign[0]!r:.80}, which is of no work of Yanmo; move it, or choose another -o"
+        )
 
 
 def cores() -> int:

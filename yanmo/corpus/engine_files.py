@@ -221,8 +221,12 @@ def lock(path: Path) -> Iterator[None]:
     except ImportError:  # Windows: an open file cannot be replaced there, which is lock enough
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise FileError(f"{path.parent}: cannot be written ({reason(error)}); choose another -o") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

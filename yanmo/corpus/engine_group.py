@@ -26,10 +26,11 @@ import numpy as np
 from yanmo.corpus import engine_mix, groups
 from yanmo.corpus.engine_files import Plan, array_on_disk, finish, finished, sync
 from yanmo.corpus.engine_paragraphs import find_copies
-from yanmo.corpus.engine_parts import part_path, rows_of
+from yanmo.corpus.engine_parts import part_path, rows_of, shape_of
 from yanmo.corpus.engine_read import STEP
 from yanmo.corpus.engine_spill import copies
 from yanmo.corpus.folder import SPLITS
+from yanmo.corpus.settings import DuplicatesSection
 from yanmo.errors import FileError, InputError
 
 GROUP = "group"
@@ -101,6 +102,19 @@ def old_files(folders: Sequence[str]) -> tuple[list[Path], list[Path]]:
             raise FileError(f"{folder}: keeps no {INDEX}/ to compare with; make it with duplicates.index=true")
         rows += here
     return rows, [path.with_name(path.name.removesuffix(".rows.npy") + ".sig") for path in rows]
+
+
+def check_old(asked: DuplicatesSection) -> None:
+    """Say before anything is read what would stop the search later: an old corpus of another kind, or a damaged one."""
+    rows, signatures = old_files(asked.against)
+    for path in rows:
+        rows_of(path)
+    for path in signatures if asked.near else ():
+        made, wanted = groups.SignatureFile(path, check=False).shape, shape_of(asked)
+        if made != wanted:
+            raise InputError(
+                f"{path}: made with {made}, [duplicates] asks for {wanted}; take the same, or make it anew"
+            )
 
 
 def parts_of(work: str, plan: Plan) -> list[tuple[int, int, int]]:

@@ -88,7 +88,13 @@ class Local:
         child: subprocess.Popen[str] | None = None
         while (task := self._tasks.get()) is not None:
             if child is None:
-                child = self._children[place] = self._start()
+                try:
+                    child = self._children[place] = self._start()
+                except OSError as error:  # unsaid, `next` would wait for this task for ever
+                    self._ended.put(
+                        Ended(task[1], "error", f"a worker cannot be started ({error}); try fewer --workers")
+                    )
+                    continue
             ended = _ask(child, task)
             if ended.ending == "died":
                 _end(child)

@@ -24,7 +24,7 @@ from yanmo.corpus.dedup import fingerprint
 from yanmo.corpus.documents import Document
 from yanmo.corpus.engine_files import TableWriter, fit, output, schema, table_of
 from yanmo.corpus.script import SCRIPTS, script
-from yanmo.corpus.settings import CorpusRecipe
+from yanmo.corpus.settings import CorpusRecipe, DuplicatesSection
 from yanmo.corpus.words import batches, tokenise
 from yanmo.errors import FileError, need
 from yanmo.files import reason
@@ -54,8 +54,7 @@ class Parts:
 
     def __init__(self, folder: Path, task: int, recipe: CorpusRecipe):
         self.folder, self.task, self.asked = folder, task, recipe.duplicates
-        asked = self.asked
-        self.shape = near.Shape(asked.words, asked.characters, asked.bands, asked.rows)
+        self.shape = shape_of(self.asked)
         self.seed = recipe.out.seed.to_bytes(16, "little", signed=True)
         self.rows: list[int] = []  # documents of each part that is done
         self.files: list[Path] = []
@@ -191,6 +190,11 @@ class Fates:
         columns = {name: [fate[k] for fate in self._held] for k, name in enumerate(FATES)}
         self._writer.add(arrow.table(columns, schema=schema(FATES)))
         self._held = []
+
+
+def shape_of(asked: DuplicatesSection) -> near.Shape:
+    """The shape of signatures that a recipe asks for."""
+    return near.Shape(asked.words, asked.characters, asked.bands, asked.rows)
 
 
 def part_path(folder: Path, task: int, part: int, ending: str) -> Path:
