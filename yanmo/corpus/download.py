@@ -19,6 +19,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def _attempt(remote: Remote, part: Path, manners: Manners) -> None:
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
     request = urllib.request.Request(remote.url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=manners.timeout) as answer:
+        with _network():
+            opened = urllib.request.urlopen(request, timeout=manners.timeout)
+        with opened as answer:
             start, goal = _beginning(answer, remote, part, start)
             _receive(answer, part, start, remote.size, manners)
     except urllib.error.HTTPError as error:
@@ -134,8 +137,6 @@ def _attempt(remote: Remote, part: Path, manners: Manners) -> None:
         elif error.code not in (408, 425, 429) and error.code < 500:
             raise NetworkError(f"{remote.url}: HTTP {error.code}; check the name of the source") from None
         raise _Again(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After") or "")) from None
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _Again(str(error)[:200] or type(error).__name__) from None
     over = remote.size is not None and _size(part) > remote.size  # _check says so
     if goal is not None and _size(part) < goal and not over:
         raise _Again(f"{_size(part):,} of {goal:,} bytes")
@@ -163,7 +164,7 @@ def _receive(answer: Any, part: Path, start: int, size: int | None, manners: Man
         began = window = time.monotonic()
         taken = recent = 0
         try:
-            while block := answer.read1(BLOCK):
+            while block := _next(answer):
                 file.write(block)
                 taken, recent, now = taken + len(block), recent + len(block), time.monotonic()
                 if size is not None and start + taken > size:
@@ -177,6 +178,23 @@ def _receive(answer: Any, part: Path, start: int, size: int | None, manners: Man
         finally:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _next(answer: Any) -> bytes:
+    """What has arrived, b"" at the end."""
+    with _network():
+        return bytes(answer.read1(BLOCK))
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    """What goes wrong in here is the network's, of whatever kind; outside, an OSError is the disk's."""
+    try:
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _Again(str(error)[:200] or type(error).__name__) from None
 
 
 def _seconds(text: str) -> float:
