@@ -106,6 +106,26 @@ def test_every_task_has_its_page(task):
         assert expected in text, expected
 
 
+def test_a_baseline_with_another_figure_is_not_compared():
+    gold, rows = reviews(20), [{"id": e.id, "label": e.labels[0]} for e in reviews(20)]
+    lists = [row | {"label": [row["label"]]} for row in rows]
+    text = plain(taskreport.report_html(taskreport.Judged("classify", gold, rows, (), {"lists": lists})))
+    assert "lists, micro F1" in text and "The best baseline" not in text and "+0.0000" not in text
+    with pytest.raises(InputError, match="one is judged by micro_f1, the other by accuracy; give both in the same"):
+        metrics.difference("classify", gold, lists, rows)
+
+
+def test_given_entities_are_not_judged():
+    gold, rows = MADE["relations"]()
+    given = [{"type": s.type, "start": s.start, "end": s.end, "score": 1.0} for s in gold[0].entities]
+    rows = [row | {"entities": given} for row in rows]
+    figures = metrics.score("extract", gold, rows)
+    assert "f1" not in figures and figures["semeval_f1"] == pytest.approx(0.5)
+    assert taskreport_parts.confidence_pairs("extract", gold, rows) == []
+    given[0]["end"] = 2  # found, and not right
+    assert metrics.score("extract", gold, rows)["f1"] == pytest.approx(0.5)
+
+
 def test_a_relation_that_says_none_points_nowhere_and_a_wrong_place_is_one_sentence():
     gold, rows = MADE["relations"]()
     rows[0]["relations"] = [{"type": "Other", "head": 9, "tail": 0}]

@@ -102,12 +102,12 @@ def relations(gold: Sequence[Example], predictions: Predictions) -> dict[str, fl
 
 
 def extraction(gold: Sequence[Example], predictions: Predictions) -> dict[str, float]:
-    """Of relations where the data has them; of entities where it has no relations or the predictions name entities."""
+    """Of relations where the data has them; of entities where it has no relations or the predictions find them."""
     rows = aligned(gold, predictions)
-    asked = any(example.relations is not None for example in gold)
-    given = any("entities" in row for row in rows)
-    figures = spans(gold, predictions) if given or not asked else {}
-    return figures | relations(gold, predictions) if asked else figures
+    if all(example.relations is None for example in gold):
+        return spans(gold, predictions)
+    found = any("entities" in row for row in rows) and not directed(gold, rows)  # else they are the given ones
+    return (spans(gold, predictions) if found else {}) | relations(gold, predictions)
 
 
 def answers(gold: Sequence[Example], predictions: Predictions) -> dict[str, float]:
@@ -272,8 +272,13 @@ def part_interval(one: Sums, seed: int = 0, rounds: int = ROUNDS) -> tuple[float
 def difference(
     task: str, gold: Sequence[Example], first: Predictions, second: Predictions, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The main figure of `second` less that of `first`, with its 95 % interval: both on the same resamples."""
+    """The main figure of `second` less that of `first`, with its 95 % interval: both on the same resamples.
+
+    InputError where the two have not the same main figure, as one label a row and lists of labels.
+    """
     left, right = sums(task, gold, first), sums(task, gold, second)
+    if left.name != right.name:
+        raise InputError(f"one is judged by {left.name}, the other by {right.name}; give both in the same form")
     found = right.formula(_resampled(right.drawn, seed, ROUNDS)) - left.formula(_resampled(left.drawn, seed, ROUNDS))
     return right.value - left.value, *_ends(found)
 

@@ -141,7 +141,7 @@ def _headline(judged: Judged, sums: metrics.Sums, twins: taskreport_slices.Twins
     cards: list[tuple[str, object, str]] = [
         (_capital(sums), _value(task, sums.value), _range(task, low, high)),
     ]
-    best = _best(judged)
+    best = _best(judged, sums)
     if best:
         name, value, gain, low, high = best
         cards.append(("The best baseline", _value(task, value), name))
@@ -152,9 +152,10 @@ def _headline(judged: Judged, sums: metrics.Sums, twins: taskreport_slices.Twins
     return page.cards(cards)
 
 
-def _best(judged: Judged) -> tuple[str, float, float, float, float] | None:
-    """The best baseline: name, figure, and the gain over it with its interval."""
-    values = {name: metrics.sums(judged.task, judged.gold, rows).value for name, rows in judged.baselines.items()}
+def _best(judged: Judged, sums: metrics.Sums) -> tuple[str, float, float, float, float] | None:
+    """The best baseline by the same figure: name, figure, and the gain over it with its interval."""
+    found = {name: metrics.sums(judged.task, judged.gold, rows) for name, rows in judged.baselines.items()}
+    values = {name: own.value for name, own in found.items() if own.name == sums.name}
     if not values:
         return None
     name = max(values, key=lambda key: values[key])
@@ -169,11 +170,14 @@ def _compared(judged: Judged, rows: Sequence[Row], sums: metrics.Sums) -> list[o
     for name, predictions in sides.items():
         own = metrics.sums(judged.task, judged.gold, predictions)
         low, high = metrics.part_interval(own)
-        line: list[object] = [name, _value(task, own.value), _range(task, low, high)]
-        gain = None if name == "this model" else metrics.difference(judged.task, judged.gold, predictions, rows)
+        same = own.name == sums.name  # predictions of another form may have another main figure
+        told = name if same else f"{name}, {taskreport_parts.named(own.name)}"
+        line: list[object] = [told, _value(task, own.value), _range(task, low, high)]
+        compared = same and name != "this model"
+        gain = metrics.difference(task, judged.gold, predictions, rows) if compared else None
         line.append(None if gain is None else f"{_value(task, gain[0], '+')} ({_range(task, *gain[1:])})")
         lines.append(line)
-        bars.append((name, own.value))
+        bars.append((told, own.value))
     best = max(range(len(bars)), key=lambda i: bars[i][1])
     name = taskreport_parts.named(sums.name)
     drawn = "groups of examples" if sums.grouped else "examples"

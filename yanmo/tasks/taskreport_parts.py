@@ -136,7 +136,7 @@ def _shaded(count: int, share: float, right: bool) -> str:
 
 
 def confidence_pairs(task: str, gold: Sequence[Example], rows: Sequence[Row]) -> list[tuple[float, bool]]:
-    """(confidence, right) of each predicted label, answer or entity; [] where there are no confidences."""
+    """(confidence, right) of each predicted label, answer or found entity; [] where there are no confidences."""
     if task == "classify" and not is_regression(gold) and not is_several(gold, rows):
         sure = confidences(rows)
         truth, guess = label_sets(gold, rows)
@@ -144,7 +144,7 @@ def confidence_pairs(task: str, gold: Sequence[Example], rows: Sequence[Row]) ->
     if task == "answer":
         sure, (exact, _) = confidences(rows), answer_rows(gold, rows)
         return list(zip(sure, (exact == 1).tolist())) if sure else []
-    if task == "extract" and all("entities" in row for row in rows):
+    if task == "extract" and all("entities" in row for row in rows) and not directed(gold, rows):
         found = []
         for example, row in zip(gold, rows):
             wanted = set(example.entities or ())
