@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.inference.engines import plain, writer
-from yanmo.errors import InputError
+from yanmo.errors import FileError, InputError
 from yanmo.inference.contrastive import Contrast, contrastive_ids
 from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
@@ -87,3 +87,13 @@ def test_ends_and_forced_tokens_are_kept() -> None:
 def test_what_contradicts_it_is_one_sentence(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         writer("llama").generations(["a"], **options)
+    with pytest.raises(InputError, match=says):
+        list(writer("llama").stream("a", **options))
+
+
+def test_what_has_no_effect_is_refused_and_none_is_as_if_not_said() -> None:
+    model = writer("llama")
+    with pytest.raises(InputError, match="no option 'draft'"):
+        list(model.stream("a", penalty_alpha=0.5, draft=model))
+    with pytest.raises(FileError, match="no tokenizer"):
+        model.generate("a", penalty_alpha=None)

@@ -7,6 +7,8 @@ import gzip
 import json
 import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 import yanmo
 from yanmo.cli import main
 from yanmo.errors import Error, InputError, MissingExtra
+from yanmo.inference import grammar as module
 from yanmo.inference.generate import generate_ids, options_of
 from yanmo.inference.grammar import Grammar, Words, grammar_of, guides_of
 from yanmo.inference.model import Model
@@ -164,6 +167,11 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"regex": ""}, "not empty"),
         ({"choices": []}, "at least one"),
         ({"choices": ["a", ""]}, "not empty"),
+        ({"choices": 5}, "at least one"),
+        ({"choices": ["\ud800"]}, "surrogates"),
+        ({"regex": "a\udcff"}, "surrogates"),
+        ({"json_schema": {"const": "\ud800"}}, "hex escape"),
+        ({"json_schema": {"const": float("nan")}}, "expected value"),
         ({"grammar": "start: foo"}, "unknown name"),
         ({"regex": "a", "choices": ["a"]}, "give one of them"),
         ({"regex": "a", "stop": "b"}, "give one of them"),
@@ -175,6 +183,25 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MissingExtra, match=re.escape("yanmo[grammar]")):
         model.generate("x", regex="abc")
+
+
+def test_threads_that_ask_at_once_take_turns_at_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inside, most = writer(), 0, 0
+
+    class Slow(module.Guides):
+        def __init__(self, *given: Any) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            super().__init__(*given)
+            inside -= 1
+
+    monkeypatch.setattr(module, "Guides", Slow)
+    asked = [Grammar.regex(f"b{{{count}}}") for count in range(1, 2 * module.KEPT)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: guides_of(one, model.tokenizer, 300, {0}), asked))
+    assert [guides.grammar for guides in found] == asked and most == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -129,10 +129,9 @@ class _Run:
 
 
 def contrastive(
-    model: Model, prompts: Sequence[str], stop: str | Sequence[str], given: dict[str, Any]
+    model: Model, prompts: Sequence[str], stop: str | Sequence[str], alpha: Any, given: dict[str, Any]
 ) -> list[list[Generation]]:
-    """`Model.generations` by contrastive search: `given` are its options, penalty_alpha among them."""
-    alpha = given.pop("penalty_alpha")
+    """`Model.generations` by contrastive search: `given` are its other options."""
     options = options_of(given)
     contrast, stops = contrast_of(alpha, options), stops_of(stop)
     model.check_writes()

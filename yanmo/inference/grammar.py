@@ -15,6 +15,7 @@ reads them together. A text is whole, or its request ends with an error.
 from __future__ import annotations
 
 import json
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Grammar:
     @staticmethod
     def choices(texts: Iterable[str]) -> Grammar:
         """One of several texts, none of them empty."""
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        listed = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
         if not listed or not all(isinstance(text, str) and text for text in listed):
             raise InputError(f"choices are {listed!r:.80}, and must be texts that are not empty, at least one")
         return Grammar("choices", json.dumps(listed))
@@ -150,8 +151,11 @@ class Guides:
     """A grammar for one vocabulary; raises InputError where it is none."""
 
     def __init__(self, grammar: Grammar, library: Any, vocabulary: Any, eos: Sequence[int]) -> None:
-        compiled = grammar.compiled
-        wrong, words = library.LLMatcher.validate_grammar_with_warnings(compiled, vocabulary)
+        try:
+            compiled = grammar.compiled
+            wrong, words = library.LLMatcher.validate_grammar_with_warnings(compiled, vocabulary)
+        except ValueError as error:  # half a surrogate pair, a number that JSON has not
+            raise InputError(f"{grammar.kind}: {_sentence(str(error))}; correct it") from None
         if wrong:
             raise InputError(f"{grammar.kind}: {_sentence(words[0])}; correct it")
         self.grammar, self._eos = grammar, frozenset(eos)
@@ -171,10 +175,6 @@ class Guide:
         self._matcher, self._kind, self._eos = matcher, kind, eos
         self._ended = False
         self.failed = ""
-
-    def copy(self) -> Guide:
-        """For another text with the same beginning."""
-        return Guide(self._matcher.deep_copy(), self._kind, self._eos)
 
     @property
     def done(self) -> bool:
@@ -237,19 +237,21 @@ def _sentence(message: str) -> str:
 
 
 _vocabularies: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_turn = threading.Lock()  # an engine is asked from any thread
 
 
 def guides_of(grammar: Grammar, tokenizer: Tokenizer, size: int, eos: Iterable[int]) -> Guides:
     """The Guides of a grammar for a network with `size` outputs and these end tokens."""
     library, ends = _library(), tuple(sorted(id for id in eos if id < size))
-    kept = _vocabularies.setdefault(tokenizer, {})
-    if (size, ends) not in kept:
-        words = Words(tokenizer, size, ends)
-        known: list[int] = list(ends) or [words.none]
-        kept[size, ends] = library.LLTokenizer(words, n_vocab=size + 1, eos_token=known)
-    key = (size, ends, grammar)
-    if key not in kept:
-        for old in [one for one in kept if len(one) == 3][: -KEPT + 1 or None]:
-            del kept[old]
-        kept[key] = Guides(grammar, library, kept[size, ends], ends)
-    return kept[key]
+    with _turn:
+        kept = _vocabularies.setdefault(tokenizer, {})
+        if (size, ends) not in kept:
+            words = Words(tokenizer, size, ends)
+            known: list[int] = list(ends) or [words.none]
+            kept[size, ends] = library.LLTokenizer(words, n_vocab=size + 1, eos_token=known)
+        key = (size, ends, grammar)
+        if key not in kept:
+            for old in [one for one in kept if len(one) == 3][: -KEPT + 1 or None]:
+                del kept[old]
+            kept[key] = Guides(grammar, library, kept[size, ends], ends)
+        return kept[key]

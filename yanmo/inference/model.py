@@ -252,8 +252,9 @@ class Model:
         self, prompts: Sequence[str], *, stop: str | Sequence[str] = (), **options: Any
     ) -> list[list[Generation]]:
         """The same as `generate`, with everything that is known of each text: n of them for each prompt."""
-        if options.get("penalty_alpha") is not None:
-            return contrastive(self, prompts, stop, options)
+        alpha = options.pop("penalty_alpha", None)
+        if alpha is not None:
+            return contrastive(self, prompts, stop, alpha, options)
         draft = options.pop("draft", None)
         chosen = options_of(options)
         if not prompts:
@@ -269,9 +270,10 @@ class Model:
 
     def stream(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Iterator[str]:
         """Continue one prompt piece by piece; no piece splits a character, and their sum is what `generate` returns."""
+        alpha = options.pop("penalty_alpha", None)
+        if alpha is not None:
+            return (yield contrastive(self, [prompt], stop, alpha, options)[0][0].text)
         draft = options.pop("draft", None)
-        if options.get("penalty_alpha") is not None:
-            return (yield contrastive(self, [prompt], stop, options)[0][0].text)
         chosen = options_of(options)
         if chosen.n != 1:
             raise InputError(f"n is {chosen.n}, and a stream has one text; use generate")
