@@ -303,6 +303,20 @@ def test_an_old_corpus_that_cannot_be_compared_is_said_before_anything_is_read(t
             make(tmp_path / "a.txt", tmp_path / "out", 1, settings, engine="here")
 
 
+def test_a_worker_of_another_run_that_still_writes_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
+    (tmp_path / "out.work" / ("0" * 20) / "read").mkdir(parents=True)
+    remove, path = os.rmdir, os.path.join("0" * 20, "read")
+
+    def late(folder, *more, **named):  # between the last look and the removal, a file came
+        if str(folder).endswith(("read", path)):
+            raise OSError(39, "Directory not empty", str(folder))
+        remove(folder, *more, **named)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    assert make(tmp_path / "a.txt", tmp_path / "out", 1, [], engine="here").card["kept"] == 1
+
+
 def test_a_worker_that_cannot_be_started_ends_the_run(tmp_path, monkeypatch):
     def refuse(self):
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -87,7 +87,7 @@ def test_any_markup_gives_text_or_a_reason(parts):
         text, _ = page_text("".join(parts).encode())
     except (Undecodable, Unusable):
         return
-    clean(text).encode("utf-8")
+    assert clean(text).encode("utf-8").decode("utf-8") == clean(text)  # no half characters
 
 
 def test_real_news_pages_give_chinese_text(shared_data):

@@ -304,6 +304,15 @@ def test_a_name_that_is_none_says_how_one_looks(server, name: str) -> None:
         remote.local_paths([name])
 
 
+@pytest.mark.parametrize("name", ["YANMO_DOWNLOAD_RATE", "YANMO_DOWNLOAD_TIMEOUT", "YANMO_DOWNLOAD_PAUSE"])
+@pytest.mark.parametrize("text", ["fast", "-1", "nan", "inf"])
+def test_a_wrong_setting_of_downloads_is_one_sentence(server, monkeypatch, name: str, text: str) -> None:
+    crawl(server)
+    monkeypatch.setenv(name, text)
+    with pytest.raises(InputError, match=f"{name} is '{text}'; give"):
+        remote.local_paths([f"cc:{CRAWL}:2"])
+
+
 def test_files_keep_their_names(server, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cc:mine.txt").write_text("a text")

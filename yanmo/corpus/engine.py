@@ -101,7 +101,7 @@ def make_corpus(
         work = beside / job
         for other in beside.iterdir():
             if other.name not in (job, "lock"):
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
+                shutil.rmtree(other, ignore_errors=True)  # a worker of a run that was killed may still write there
         plan = _prepare(work, sources, recipe)
         engine_models.prepare(recipe, work)
         pool = ENGINES[engine](str(work), workers)

@@ -70,7 +70,7 @@ def _fetched(name: str) -> tuple[Path, ...]:
     for number, remote in enumerate(files):
         fresh = not (folder / remote.name).exists()
         if fresh and number:
-            time.sleep(float(os.environ.get("YANMO_DOWNLOAD_PAUSE") or BETWEEN))
+            time.sleep(_setting("YANMO_DOWNLOAD_PAUSE", BETWEEN, "seconds, such as 2"))
         paths.append(fetch(remote, folder, manners()))
     return tuple(paths)
 
@@ -94,15 +94,21 @@ def cache() -> Path:
 
 def manners() -> Manners:
     """How servers are treated, with the user's limit of bytes a second."""
-    text = os.environ.get("YANMO_DOWNLOAD_RATE") or "0"
-    try:
-        most = float(text)
-    except ValueError:
-        most = -1.0
-    if not 0 <= most < float("inf"):
-        raise InputError(f"YANMO_DOWNLOAD_RATE is {text!r}; give bytes a second, such as 5000000")
-    wait = float(os.environ.get("YANMO_DOWNLOAD_TIMEOUT") or 60.0)
+    most = _setting("YANMO_DOWNLOAD_RATE", 0.0, "bytes a second, such as 5000000")
+    wait = _setting("YANMO_DOWNLOAD_TIMEOUT", 60.0, "seconds, such as 60")
     return replace(Manners(), most=most, timeout=wait, pause=min(1.0, wait / 10))
+
+
+def _setting(name: str, default: float, wanted: str) -> float:
+    """A number of the environment."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{name} is {text!r}; give {wanted}")
+    return value
 
 
 # --- Common Crawl
