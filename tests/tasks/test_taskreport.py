@@ -115,6 +115,17 @@ def test_a_baseline_with_another_figure_is_not_compared():
         metrics.difference("classify", gold, lists, rows)
 
 
+def test_a_page_of_one_class_or_of_nothing_to_find_is_no_warning():
+    one = [Example(str(i), "f", f"text {i}", labels=("only",)) for i in range(3)]
+    rows = [{"id": e.id, "label": "only"} for e in one]
+    assert "There is no error." in plain(taskreport.report_html(taskreport.Judged("classify", one, rows)))
+    two = (Span("a", 0, 1), Span("b", 2, 3))
+    none = [Example(str(i), "f", "x y", entities=two, relations=()) for i in range(3)]
+    rows = [{"id": e.id, "relations": []} for e in none]
+    page = taskreport.report_html(taskreport.Judged("extract", none, rows, (), {"none": rows}))
+    assert "SemEval F1 0.0000, 95 % interval 0.0000 to 0.0000" in plain(page)
+
+
 def test_given_entities_are_not_judged():
     gold, rows = MADE["relations"]()
     given = [{"type": s.type, "start": s.start, "end": s.end, "score": 1.0} for s in gold[0].entities]
