@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.corpus.made_sources import fingerprints, prose, sources
@@ -198,6 +199,23 @@ def test_a_new_corpus_leaves_out_what_an_old_one_has(tmp_path):
     make(raw, tmp_path / "bare", settings=["duplicates.index=false"])
     with pytest.raises(FileError, match="keeps no index"):
         make(more, tmp_path / "new", settings=[f"duplicates.against={tmp_path / 'bare'}"])
+
+
+def test_a_document_that_an_old_corpus_has_names_its_copy_there(tmp_path):
+    kept, said = {}, []
+    for name, numbers in (("one", range(4)), ("two", range(4, 9)), ("new", range(10))):
+        (tmp_path / f"{name}-raw").mkdir()
+        for k in numbers:
+            (tmp_path / f"{name}-raw" / f"{k}.txt").write_text(prose(k), "utf-8")
+        against = [f"duplicates.against={[str(tmp_path / 'one'), str(tmp_path / 'two')]}"] if name == "new" else []
+        corpus = make(tmp_path / f"{name}-raw", tmp_path / name, 1, ["out.shard_mb=0.001", *against], engine="here")
+        kept |= {document.id: document.text for split in ("train", "valid") for document in corpus.documents(split)}
+    for path in (tmp_path / "new" / "fates").glob("*.parquet"):
+        said += pq.read_table(path).to_pylist()
+    assert len(said) == 9 and {row["reason"] for row in said} == {"old_duplicate"}
+    for row in said:
+        number = int(row["source"].removeprefix("new-raw/").removesuffix(".txt"))
+        assert kept[row["what"].removeprefix("of ")] == prose(number).strip()
 
 
 def test_nothing_left_is_one_sentence_and_the_old_corpus_stays(tmp_path):

@@ -12,6 +12,7 @@ A kept document that stands for others says so in its meta, as "copies": how man
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import json
@@ -263,9 +264,9 @@ def fates(work: str, number: int) -> None:
     with Fates(path) as gathered:
         for task in range(number * FATES_TASKS, min((number + 1) * FATES_TASKS, len(plan.tasks))):
             gathered.add_file(place(work, READ, task, ".fates.parquet"))
-            for part, (owner, _) in enumerate(found.parts):
-                if owner == task:
-                    _late(work, found, part, gathered)
+            first, last = (bisect.bisect_left(found.parts, (owner, 0)) for owner in (task, task + 1))
+            for part in range(first, last):
+                _late(work, found, part, gathered)
     finish(work, FATES, number, [path], {})
 
 
@@ -293,15 +294,20 @@ def _late(work: str, found: Decided, part: int, gathered: Fates) -> None:
 def _id_of(work: str, found: Decided, place_of: int) -> str:
     """The id of the document at a place among all, those of old corpora first."""
     if place_of < found.old:
-        for path in old_files(load_plan(work).recipe.duplicates.against)[0]:
-            rows = rows_of(path)
-            if place_of < len(rows):
-                return rows["id"][place_of].tobytes().hex()
-            place_of -= len(rows)
+        paths, starts = _old_starts(work)
+        owner = int(np.searchsorted(starts, place_of, side="right")) - 1
+        return rows_of(paths[owner])["id"][place_of - starts[owner]].tobytes().hex()
     place_of -= found.old
     part = int(np.searchsorted(found.starts, place_of, side="right")) - 1
     rows = rows_of(_read_path(work, found, part, ".rows.npy"))
     return rows["id"][place_of - found.starts[part]].tobytes().hex()
+
+
+@functools.lru_cache(maxsize=1)
+def _old_starts(work: str) -> tuple[list[Path], np.ndarray]:
+    """The rows of old corpora, and where each file begins: counted once, not for every duplicate."""
+    paths, _ = old_files(load_plan(work).recipe.duplicates.against)
+    return paths, np.cumsum([0, *(len(rows_of(path)) for path in paths)])
 
 
 @functools.lru_cache(maxsize=1)

@@ -30,7 +30,6 @@ from yanmo.corpus.words import Tokens, batches, characters_for, ngrams, tokenise
 from yanmo.errors import ConfigError
 
 PIECE = 1 << 20  # characters: a longer text is read piece by piece, its pieces' least values combined
-EMPTY = np.uint32(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
