@@ -123,7 +123,7 @@ def test_a_page_of_one_class_or_of_nothing_to_find_is_no_warning():
     none = [Example(str(i), "f", "x y", entities=two, relations=()) for i in range(3)]
     rows = [{"id": e.id, "relations": []} for e in none]
     page = taskreport.report_html(taskreport.Judged("extract", none, rows, (), {"none": rows}))
-    assert "SemEval F1 0.0000, 95 % interval 0.0000 to 0.0000" in plain(page)
+    assert "SemEval F1 0.0000, 95 % interval 0.0000 to 0.0000" in page and "There is no error." in page
 
 
 def test_given_entities_are_not_judged():
