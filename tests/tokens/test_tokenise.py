@@ -15,8 +15,10 @@ import pytest
 from yanmo.corpus import engine_files
 from yanmo.corpus.build import Corpus, build_corpus, load_corpus
 from yanmo.corpus.documents import new_document
+from yanmo.corpus.engine_files import lock
 from yanmo.errors import Error, FileError, InputError
 from yanmo.tokens import tokenise as module
+from yanmo.tokens.encoders import Encoders
 from yanmo.tokens.making import ends
 from yanmo.tokens.shards import open_shards, write_shards
 from yanmo.tokens.tokenise import MARK, tokenise, units_of
@@ -214,6 +216,24 @@ def test_a_worker_that_dies_is_started_again(corpus, tokenizer, whole, tmp_path:
     monkeypatch.setattr(encoders, "CODE", code.replace("and not os.path.exists", "and os.path.exists"))
     with pytest.raises(Error, match="fewer workers"):
         run(corpus, tokenizer, tmp_path / "again", workers=2)
+
+
+def test_ctrl_c_is_for_the_run_and_not_for_its_workers(made: Path, corpus, tokenizer) -> None:
+    unit = units_of(corpus, "train")[0]
+    request = {"path": str(unit.path), "group": unit.group}
+    with Encoders(made / "tokenizer", tokenizer.hash, ends(tokenizer)[1]) as encoders:
+        first = encoders.ask(request)
+        encoders._all[0].send_signal(signal.SIGINT)
+        assert encoders.ask(request) == first and len(encoders._all) == 1
+
+
+def test_two_runs_do_not_work_in_one_folder(corpus, tokenizer, whole, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    place = stopped_after(2, corpus, tokenizer, tmp_path / "out")
+    with lock(place.with_name(f"{place.name}.lock")), pytest.raises(FileError, match="another run works here"):
+        run(corpus, tokenizer, tmp_path / "out")
+    run(corpus, tokenizer, tmp_path / "out")
+    assert content(tmp_path / "out") == whole and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_no_worker_outlives_its_parent(made: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from yanmo.corpus.build import Corpus
+from yanmo.corpus.engine_files import lock
 from yanmo.errors import FileError, InputError, need
 from yanmo.files import inside, read_json, reason, write_json
 from yanmo.system import cores
@@ -78,31 +80,49 @@ def tokenise(
         return _finished(out, wanted)
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}, and must be at least 1")
-    units = units_of(corpus, split)
     place = out.parent / f"{MARK}{out.name}"
-    total = int(corpus.card["splits"][split]["bytes"])
-    try:
-        journal = _open(place, wanted, units)
-        with Growing(place, wanted["dtype"], journal) as growing:
-            done = growing.n_bytes
-            left = units[len(journal) :]
-            number = min(workers or cores().usable, max(1, len(left)))
-            for part in _encoded(left, tokenizer, ends[1], place, number):
-                growing.add(part)
-                done += part.n_bytes
-                if progress is not None:
-                    progress(done, total)
-        meta = shards_meta(wanted["tokenizer"], tokenizer.vocab_size, ends, growing.counts(), growing.digests())
-        write_json(place / "meta.json", meta | {"corpus": wanted["corpus"]})
-        for name in ("journal", "state.json"):
-            (place / name).unlink()
-        shutil.rmtree(place / "tokenizer", ignore_errors=True)
-        os.replace(place, out)
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{place}: cannot be written ({reason(error)}); free some space and run again") from None
+    held = place.with_name(f"{place.name}.lock")
+    with lock(held):
+        if out.exists():  # another run has ended meanwhile
+            return _finished(out, wanted)
+        try:
+            _write(corpus, split, tokenizer, place, wanted, workers, progress)
+            os.replace(place, out)
+            held.unlink(missing_ok=True)
+        except OSError as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{place}: cannot be written ({reason(error)}); free some space and run again") from None
     return open_shards(out, wanted["tokenizer"], verify=False)
+
+
+def _write(
+    corpus: Corpus,
+    split: str,
+    tokenizer: Tokenizer,
+    place: Path,
+    wanted: dict[str, Any],
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Fill the folder `place`, or what is left of it."""
+    units, ends = units_of(corpus, split), wanted["ends"]
+    total = int(corpus.card["splits"][split]["bytes"])
+    journal = _open(place, wanted, units)
+    with Growing(place, wanted["dtype"], journal) as growing:
+        done = growing.n_bytes
+        left = units[len(journal) :]
+        number = min(workers or cores().usable, max(1, len(left)))
+        for part in _encoded(left, tokenizer, ends[1], place, number):
+            growing.add(part)
+            done += part.n_bytes
+            if progress is not None:
+                progress(done, total)
+    meta = shards_meta(wanted["tokenizer"], tokenizer.vocab_size, ends, growing.counts(), growing.digests())
+    write_json(place / "meta.json", meta | {"corpus": wanted["corpus"]})
+    for name in ("journal", "state.json"):
+        (place / name).unlink()
+    shutil.rmtree(place / "tokenizer", ignore_errors=True)
 
 
 def units_of(corpus: Corpus, split: str) -> list[Unit]:
@@ -307,6 +327,7 @@ def serve(folder: str, end_id: str, source: BinaryIO, sink: BinaryIO) -> None:
     from yanmo.errors import Error
     from yanmo.tokens.tokenizer import load_tokenizer
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
     tokenizer = load_tokenizer(folder)
     sink.write(json.dumps({"hash": tokenizer.hash}).encode() + b"\n")
     sink.flush()
