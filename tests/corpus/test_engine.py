@@ -321,6 +321,25 @@ def test_an_old_corpus_that_cannot_be_compared_is_said_before_anything_is_read(t
             make(tmp_path / "a.txt", tmp_path / "out", 1, settings, engine="here")
 
 
+def test_a_corpus_within_its_sources_is_none_of_them_by_whatever_name(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
+    (tmp_path / "link").symlink_to(raw)
+    for source in (raw, tmp_path / "link", raw):
+        assert make(source, raw / "out", 1, [], engine="here").card["in"] == 1
+
+
+@pytest.mark.parametrize("setting", ["duplicates.against={}", "perplexity.models=en={}"])
+def test_a_file_that_a_recipe_names_and_that_is_missing_is_one_sentence(tmp_path, setting):
+    (tmp_path / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
+    make(tmp_path / "a.txt", tmp_path / "old", 1, [], engine="here")
+    (tmp_path / "old" / "card.json").unlink()
+    named = tmp_path / "old" if "against" in setting else tmp_path / "nothing"
+    with pytest.raises(FileError, match="cannot be read"):
+        make(tmp_path / "a.txt", tmp_path / "out", 1, [setting.format(named)], engine="here")
+
+
 def test_a_worker_of_another_run_that_still_writes_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text(prose(1) + "\n\n" + prose(2), "utf-8")
     (tmp_path / "out.work" / ("0" * 20) / "read").mkdir(parents=True)

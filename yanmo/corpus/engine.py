@@ -18,6 +18,7 @@ workers die three times is left out and counted.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -35,11 +36,11 @@ from yanmo.corpus.folder import Corpus, check_place
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.readers import kind_by_content
 from yanmo.corpus.settings import CorpusRecipe, files_of
-from yanmo.corpus.sources import Source, find_sources
+from yanmo.corpus.sources import CARD, Source, find_sources
 from yanmo.corpus.steps import steps_of
 from yanmo.corpus.text import READERS, check_extras, check_fields
 from yanmo.errors import FileError, InputError, nearest
-from yanmo.files import PREFIX, reason, sha256_file
+from yanmo.files import PREFIX, reason
 
 TASK_BYTES = 8 * 2**20  # of files on the disk, some seconds of work; a larger unit is a task of its own
 TASK_UNITS = 512
@@ -86,11 +87,7 @@ def make_corpus(
     report = ReadReport()
     beside = out.with_name(out.name + WORK)
     _check_work(beside)
-    sources = [
-        source
-        for source in find_sources(paths, report, kind_by_content)
-        if not any(Path(os.path.abspath(source.path)).is_relative_to(folder) for folder in (out, beside))
-    ]
+    sources = _outside(find_sources(paths, report, kind_by_content), (out, beside))
     check_extras(sources)
     named = set(map(Path, paths))
     check_fields([source for source in sources if source.path in named])  # within a folder, each is a loss
@@ -119,6 +116,13 @@ def make_corpus(
     return Corpus(out)
 
 
+def _outside(sources: Sequence[Source], folders: Sequence[Path]) -> list[Source]:
+    """The sources that are not in these folders, by whatever links either is named."""
+    real = functools.cache(lambda folder: Path(os.path.realpath(folder)))
+    inner = [real(folder) for folder in folders]
+    return [each for each in sources if not any(real(each.path.parent).is_relative_to(folder) for folder in inner)]
+
+
 def _check_work(beside: Path) -> None:
     """What lies in a work folder is removed, so it must be ours; FileError for anything else of this name."""
     if not beside.exists():
@@ -145,7 +149,7 @@ def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]
             raise FileError(f"{source.path}: cannot be read ({reason(error)}); run again") from None
         files.append([source.name, os.fsdecode(source.path), source.kind, status.st_size, status.st_mtime_ns])
     named = {path: engine_card.hash_of(path) for path in files_of(recipe)}
-    old = {folder: sha256_file(Path(folder) / "card.json") for folder in recipe.duplicates.against}
+    old = {folder: engine_card.hash_of(os.path.join(folder, CARD)) for folder in recipe.duplicates.against}
     return {"recipe": recipe.model_dump(), "files": named, "old": old, "sources": files, "versions": versions()}
 
 

@@ -27,8 +27,8 @@ from yanmo.corpus.folder import CUT, README, SPLITS
 from yanmo.corpus.ledger import EXAMPLE_CHARACTERS, EXAMPLES, MAX_PROBLEMS, Counts, Input, Ledger, ReadReport, total
 from yanmo.corpus.settings import files_of, for_card
 from yanmo.corpus.sources import CARD
-from yanmo.errors import need
-from yanmo.files import sha256_file, write_atomic, write_json
+from yanmo.errors import FileError, need
+from yanmo.files import reason, sha256_file, write_atomic, write_json
 
 MIXED = (
     "Training documents are written as often as the mix draws them: `splits` counts each time, `kept` and `sizes` once."
@@ -91,14 +91,17 @@ def close_books(work: str, plan: Plan, report: ReadReport) -> Path:
 
 
 def hash_of(path: str) -> str:
-    """SHA-256 of a file that a recipe names, or of a folder: that of its files' hashes and names."""
-    if not Path(path).is_dir():
-        return sha256_file(path)
-    lines = [
-        f"{sha256_file(each)}  {each.relative_to(path).as_posix()}\n"
-        for each in sorted(Path(path).rglob("*"))
-        if each.is_file()
-    ]
+    """SHA-256 of a file that a recipe names, or of a folder: that of its files' hashes and names; FileError."""
+    try:
+        if not Path(path).is_dir():
+            return sha256_file(path)
+        lines = [
+            f"{sha256_file(each)}  {each.relative_to(path).as_posix()}\n"
+            for each in sorted(Path(path).rglob("*"))
+            if each.is_file()
+        ]
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({reason(error)}); check what the recipe names") from None
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
