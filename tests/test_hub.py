@@ -219,6 +219,8 @@ def test_a_model_without_readable_weights_is_one_sentence_and_no_download(hub: H
     answer = client()
     assert answer["error"] == "FileError" and "'flax_model.msgpack', 'model.gguf'" in answer["sentence"]
     assert hub.asked("GET") == []
+    assert answer["sentence"].endswith("its path, or owner/name:FILE on a hub")  # .gguf is read, but not by chance
+    assert client("owner/name:model")["path"].endswith("model.gguf")
 
 
 def test_the_token_goes_to_the_hub_and_not_to_its_content_network(hub: Hub, client: Client) -> None:

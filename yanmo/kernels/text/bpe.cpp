@@ -10,6 +10,7 @@
 #include "bpe.h"
 
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "words.h"
@@ -162,7 +163,7 @@ int64_t Bpe::word(const uint8_t* word, int64_t n, int64_t left, uint32_t* out) {
 }
 
 int64_t Bpe::encode(const uint8_t* text, int64_t n, uint32_t* out) {
-  if (holds_added(text, n)) return kForeign;
+  if (n > std::numeric_limits<int32_t>::max() || holds_added(text, n)) return kForeign;  // Link has places of 32 bits
   const Scanner scan{classes.data(), folds, style, digits};
   int64_t count = 0;
   for (int64_t at = 0; at < n;) {

@@ -34,9 +34,8 @@ def read_config(f: Foreign, head: Head) -> TransformerConfig:
     f.only("add_bias_logits", False)  # final_logits_bias is read from the weights
     f.only("force_bos_token_to_be_generated", False, True)  # an option of generation
     f.only("extra_pos_embeddings", 2, 58101, 62518, 65001)  # a number that the first Marian files carry
-    for key in ("num_hidden_layers", "classif_dropout", "save_step"):
-        f.get(key, None)
-    for key in ("decoder_attention_heads", "decoder_ffn_dim", "decoder_vocab_size"):
+    decoder = ("decoder_attention_heads", "decoder_ffn_dim", "decoder_vocab_size")
+    for key in ("num_hidden_layers", "classif_dropout", "save_step", *decoder):
         f.get(key, None)
     heads, ffn = f.whole("encoder_attention_heads", 16), f.whole("encoder_ffn_dim", 4096)
     if f.values.get("decoder_attention_heads", heads) != heads or f.values.get("decoder_ffn_dim", ffn) != ffn:
