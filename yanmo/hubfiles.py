@@ -75,7 +75,7 @@ def find_weights(names: Iterable[str], where: str) -> str:
         found = [name for name in names if os.path.splitext(name)[1] in FOREIGN]
         remedy = f"not read here are {', '.join(FOREIGN)}: convert once with save_pretrained() of transformers"
         if any(name.endswith(".gguf") for name in found):
-            remedy = "give the .gguf file itself: its path, or owner/name:FILE on a hub"
+            remedy += "; or give the .gguf file itself: its path, or owner/name:FILE on a hub"
         found = found or names
     listed = ", ".join(map(repr, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     raise FileError(f"{where}: no {SAFETENSORS} and no {PICKLE}, but {listed or 'nothing'}; {remedy}")
