@@ -20,7 +20,7 @@ import hub_server
 import pytest
 
 from yanmo.corpus import remote
-from yanmo.corpus.download import Manners, Remote, fetch
+from yanmo.corpus.download import Manners, Remote, fetch, read
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.sources import find_sources
 from yanmo.corpus.text import read_documents
@@ -142,6 +142,19 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(server, tmp_path: Path) ->
     held = (tmp_path / "big.part").stat().st_size
     assert fetch(wanted, tmp_path, QUICK).read_bytes() == BIG
     assert server.log[-1] == ("/big", f"bytes={held}-")
+
+
+def test_two_runs_do_not_write_one_file(server, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    wanted = big(server)
+    with open(tmp_path / "big.part", "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(FileError, match="another run downloads"):
+            fetch(wanted, tmp_path, QUICK)
+        assert not server.log
+        answers = [read(wanted.url, tmp_path, QUICK) for _ in range(2)]
+    assert answers == [BIG, BIG] and [each.name for each in tmp_path.iterdir()] == ["big.part"]
+    assert fetch(wanted, tmp_path, QUICK).read_bytes() == BIG
 
 
 # --- Common Crawl

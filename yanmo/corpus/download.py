@@ -16,6 +16,7 @@ import email.utils
 import hashlib
 import http.client
 import os
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -71,28 +72,14 @@ def fetch(remote: Remote, folder: Path, manners: Manners = Manners()) -> Path:
     path = inside(folder, remote.name, remote.url)
     if not remote.url.startswith(("http://", "https://")):
         raise NetworkError(f"{remote.url}: only http and https are fetched; check the address")
-    part, failed = path.with_name(path.name + ".part"), 0
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if _is_there(remote, path):
             return path
-        while True:
-            before = _size(part)
-            try:
-                _attempt(remote, part, manners)
-                _check(remote, part)
-                break
-            except _Again as error:
-                grown = _size(part) - before
-                failed = 0 if grown >= manners.least * manners.timeout else failed + 1
-                if failed >= manners.attempts:
-                    raise NetworkError(f"{remote.url}: did not arrive ({error}); run again to continue it") from None
-                if error.wait > LONGEST:
-                    raise NetworkError(
-                        f"{remote.url}: the server asks for {error.wait:.0f} s; run again later"
-                    ) from None
-                time.sleep(min(max(error.wait, manners.pause * 2**failed), LONGEST))
-        os.replace(part, path)
+        with _alone(part):
+            _arrive(remote, part, manners)
+            os.replace(part, path)
         _notes_of(part).unlink(missing_ok=True)
         _remember(remote, path)
         return path
@@ -102,19 +89,61 @@ def fetch(remote: Remote, folder: Path, manners: Manners = Manners()) -> Path:
         raise FileError(f"{part}: cannot be written ({reason(error)}); free some space") from None
 
 
+def _arrive(remote: Remote, part: Path, manners: Manners) -> None:
+    """Try until the part is the whole file."""
+    failed = 0
+    while True:
+        before = _size(part)
+        try:
+            _attempt(remote, part, manners)
+            _check(remote, part)
+            return
+        except _Again as error:
+            grown = _size(part) - before
+            failed = 0 if grown >= manners.least * manners.timeout else failed + 1
+            if failed >= manners.attempts:
+                raise NetworkError(f"{remote.url}: did not arrive ({error}); run again to continue it") from None
+            if error.wait > LONGEST:
+                raise NetworkError(f"{remote.url}: the server asks for {error.wait:.0f} s; run again later") from None
+            time.sleep(min(max(error.wait, manners.pause * 2**failed), LONGEST))
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keep other runs from a part: two that write one file leave holes in it. A run that is killed lets go."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file is not replaced
+        yield
+        return
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError(f"{part}: another run downloads this file; wait until it ends") from None
+        except OSError:  # a disk without locks
+            pass
+        try:
+            yield
+        finally:
+            if part.exists() and not _size(part):
+                part.unlink()
+
+
 def read(url: str, folder: Path, manners: Manners = Manners(), limit: int = 64 * 2**20) -> bytes:
     """The bytes of a small file, asked for anew."""
-    name = f".asked-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    for old in folder.glob(f"{name}*"):
-        old.unlink()
-    path = fetch(Remote(url, name), folder, manners)
     try:
-        if path.stat().st_size > limit:
-            raise NetworkError(f"{url}: {path.stat().st_size:,} bytes, at most {limit:,} are read; check the address")
-        return path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)
-        _seen_of(path).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".asked-", dir=folder) as mine:  # another run may ask for the same
+            path = fetch(Remote(url, "answer"), Path(mine), manners)
+            if path.stat().st_size > limit:
+                size = f"{path.stat().st_size:,} bytes, at most {limit:,} are read"
+                raise NetworkError(f"{url}: {size}; check the address")
+            return path.read_bytes()
+    except OSError as error:
+        if isinstance(error, (NetworkError, FileError)):
+            raise
+        raise FileError(f"{folder}: cannot be written ({reason(error)}); free some space") from None
 
 
 def _attempt(remote: Remote, part: Path, manners: Manners) -> None:
