@@ -144,6 +144,9 @@ def test_a_text_that_cannot_end_in_time_is_an_error_of_its_own_request() -> None
         assert re.fullmatch("[ab]+", whole.result(60).text)
     with pytest.raises(Error, match="raise max_new_tokens"):
         list(model.stream("a", choices=["longer than that"], max_new_tokens=2))
+    with pytest.raises(Error, match="ends after 0 tokens, before it is what regex asks for"):
+        model.generate("a", regex="abc", max_new_tokens=0)
+    assert model.generate("a", regex="a*", max_new_tokens=0) == ""
 
 
 def test_a_model_without_an_end_token_and_one_that_may_not_write_what_it_must() -> None:

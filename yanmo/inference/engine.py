@@ -184,6 +184,8 @@ class Engine:
             before = counted(network, ids, model.ends)
             rows.append(Row(None, number, ids, before, limit, options, generator, text, need, source))  # type: ignore[arg-type]
             rows[-1].guide = None if guides is None else guides.guide()
+            if limit == 0 and rows[-1].guide is not None:
+                rows[-1].guide.check(0)
         return rows
 
     def _guides(self, options: Options, stops: Sequence[str]) -> Guides | None:
