@@ -101,6 +101,12 @@ def test_headers_and_tables_of_words(tmp_path):
         read(tmp_path, table.replace("London", ""), "a.csv")
 
 
+def test_a_damaged_type_is_a_bad_row(tmp_path):
+    row = json.dumps({"tokens": ["Ada"], "tags": ["B-\ud83d"]})
+    with pytest.raises(FileError, match="a.jsonl:1: the type of an entity holds half of a surrogate pair"):
+        read(tmp_path, row, "a.jsonl")
+
+
 def test_separators_digits_and_spaces(tmp_path):
     tab = read(tmp_path, "Ada\tB-X\nran\tO\n\t\nshe\tO\n")  # a line of one tab separates, as in WNUT-17
     assert [e.text for e in tab.examples] == ["Ada ran", "she"]

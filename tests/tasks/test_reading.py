@@ -323,3 +323,33 @@ def test_folders_named_by_labels(tmp_path):
             (tmp_path / label / f"{number}.txt").unlink(missing_ok=True)
     write(tmp_path, "README.md", "about the data")
     assert rows(reading.read("classify", tmp_path)) == EXPECTED * 2
+
+
+ROWS = [
+    ("classify", {"text": "Ada in Rome", "label": "x"}),
+    ("extract", {"text": "Ada in Rome", "entities": [{"type": "P", "start": 0, "end": 3}]}),
+    ("extract", {"tokens": ["Ada"], "tags": ["B-P"]}),
+    ("extract", {"token": ["Ada", "Rome"], "h": ["Ada", "Q", [[0]]], "t": ["Rome", "Q", [[1]]], "relation": "in"}),
+    ("extract", {"text": "Ada in Rome", "spo_list": [{"subject": "Ada", "object": "Rome", "predicate": "in"}]}),
+    ("extract", {"sentence": "<e1>Ada</e1> in <e2>Rome</e2>", "relation": 0}),
+    ("answer", {"context": "Ada in Rome", "question": "Who?", "answer": "Ada"}),
+    ("translate", {"en": "Ada in Rome", "de": "Ada in Rom"}),
+    ("generate", {"instruction": "Who?", "output": "Ada"}),
+]
+
+
+@pytest.mark.parametrize(("task", "row"), ROWS)
+def test_numbers_name_groups_and_rows_too(tmp_path, task, row):
+    columns = {"group": "page", "id": "number"}
+    path = write(tmp_path, "a.jsonl", json.dumps(row | {"page": 0, "number": 0}))
+    example = reading.read(task, path, columns=columns).examples[0]
+    assert (example.group, example.id) == ("0", "0")
+    write(tmp_path, "a.jsonl", json.dumps(row | {"page": "\ud83d", "number": 0}))
+    with pytest.raises(FileError, match="a.jsonl:1: the group holds half of a surrogate pair"):
+        reading.read(task, path, columns=columns)
+
+
+def test_a_table_of_relations_has_groups(tmp_path):
+    path = write(tmp_path, "a.csv", "head,tail,relation,text,page,no\nAda,Rome,in,Ada in Rome,3,7\n")
+    example = reading.read("extract", path, columns={"group": "page", "id": "no"}).examples[0]
+    assert (example.group, example.id) == ("3", "7")

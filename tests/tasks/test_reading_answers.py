@@ -78,6 +78,8 @@ def test_flat_questions(tmp_path):
     data = reading.read("answer", write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, (row, none)))))
     assert [e.answers for e in data.examples] == [(Answer("Köln", CONTEXT.index("Köln")),), ()]
     assert data.examples[0].group == "T"
+    impossible = row | {"answers": None, "is_impossible": True}
+    assert reading.read("answer", write(tmp_path, "a.jsonl", json.dumps(impossible))).examples[0].answers == ()
 
 
 def test_one_question_set_a_line(tmp_path):

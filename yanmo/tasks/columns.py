@@ -26,7 +26,7 @@ from yanmo.errors import FileError, InputError, nearest
 from yanmo.files import read_text
 from yanmo.tasks import reading_json
 from yanmo.tasks.examples import Bad, Example
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, together
 from yanmo.tasks.reading_tables import KNOWN, NUMBER, SETTINGS
 
 ROLES = {
@@ -41,6 +41,7 @@ DATES = 0.3  # share of digits from which a column is one of dates
 MAX_LABEL = 500  # characters
 VALUES = 20  # different numbers with fractions, from which a column of labels is one of values
 SEVERAL = re.compile(r"[|;,]")
+DOCUMENTS = ("docid", "doc_id", "document_id")  # fields of objects that name their group
 Row = tuple[int, dict[str, Any]]
 
 
@@ -82,6 +83,14 @@ def value(row: Mapping[str, Any], column: str) -> Any:
     for part in column.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def named(row: Mapping[str, Any], reading: Reading, where: str) -> tuple[str, str]:
+    """(id, group) of an object: fields as the user names them, or known ones."""
+    said = reading.columns
+    groups = [said["group"]] if "group" in said else DOCUMENTS
+    group = next((found for name in groups if (found := value(row, name)) is not None), None)
+    return identity(value(row, said.get("id", "id")), where), together(group)
 
 
 def chosen(
@@ -228,7 +237,7 @@ def _example(row: Mapping[str, Any], roles: Mapping[str, str], where: str, names
         text_pair=pair,
         labels=labels,
         value=number,
-        group="" if group is None else fit(str(group), "group", empty=True),
+        group=together(group),
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from yanmo.errors import FileError, InputError
 from yanmo.tasks import schemes
+from yanmo.tasks.columns import named
 from yanmo.tasks.examples import Bad, Example, Span
 from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, short
 from yanmo.tasks.rebuilt import characters, rebuild
@@ -115,8 +116,12 @@ def tokens(file: File, rows: Sequence[tuple[int, dict[str, Any]]], reading: Read
     reading.understood.columns |= {"token": token, "tag": tag}
     sentences = []
     for line, row in rows:
-        held = Sentence(line, str(row.get("doc_id") or row.get("document_id") or ""), str(row.get("id") or ""))
-        held.bad = _lists(row.get(token), row.get(tag), file.at(line))
+        held = Sentence(line, "")
+        try:
+            held.name, held.group = named(row, reading, file.at(line))
+            held.bad = _lists(row.get(token), row.get(tag), file.at(line))
+        except Refused as refused:
+            held.bad = Bad(file.at(line), str(refused))
         if held.bad is None:
             held.tokens, held.tags, held.lines = list(row[token]), list(row[tag]), [line] * len(row[token])
         sentences.append(held)
@@ -182,15 +187,18 @@ def _examples(file: File, sentences: Sequence[Sentence], reading: Reading) -> Ro
             continue
         where = file.at(sentence.line)
         written, places = rebuild(sentence.tokens, single)
+        found, broken = schemes.spans(sentence.tags, scheme)
         try:
             fit(written, "sentence")
+            entities = tuple(
+                Span(fit(kind, "type of an entity"), places[first][0], places[behind - 1][1])
+                for kind, first, behind in found
+            )
         except Refused as refused:
             yield Bad(where, str(refused))
             continue
-        found, broken = schemes.spans(sentence.tags, scheme)
         for _ in range(broken):
             reading.count(BROKEN, where)
-        entities = tuple(Span(kind, places[first][0], places[behind - 1][1]) for kind, first, behind in found)
         yield Example(sentence.name or where, where, written, entities=entities, group=sentence.group)
 
 

@@ -22,7 +22,7 @@ from yanmo.errors import FileError, InputError
 from yanmo.tasks import columns
 from yanmo.tasks.columns import Row
 from yanmo.tasks.examples import Bad, Example
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, decode, fit, identity, load, short
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, decode, fit, identity, load, short, together
 from yanmo.tasks.reading_tables import KNOWN, NUMBER
 
 SOURCE = ("source", "src", "source_text", "input", "original", "text", "sentence", "原文")
@@ -82,8 +82,7 @@ def lines(pair: tuple[File, File], reading: Reading) -> Rows:
 def _example(where: str, text: Any, translation: Any, key: Any, group: Any = "") -> Example | Bad:
     try:
         source, target = fit(text, "source"), fit(translation, "target")
-        held = group if isinstance(group, str) else ""
-        return Example(identity(key, where), where, source.strip(), target=target.strip(), group=held)
+        return Example(identity(key, where), where, source.strip(), target=target.strip(), group=together(group))
     except Refused as refused:
         return Bad(where, str(refused))
 

@@ -13,7 +13,7 @@ from yanmo.errors import InputError
 from yanmo.tasks import columns
 from yanmo.tasks.columns import Row
 from yanmo.tasks.examples import Bad, Example
-from yanmo.tasks.reading_files import MAX_CELL, SURROGATE, File, Reading, Refused, Rows, identity, short
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, short, together
 from yanmo.tokens.chat import check
 from yanmo.tokens.conversations import ANSWERED, ASKED, conversation
 
@@ -75,7 +75,8 @@ def _example(row: Mapping[str, Any], roles: Mapping[str, str], where: str) -> Ex
     else:
         talk = conversation(row)
     messages = check(talk["messages"])
-    _fits(messages)
+    for place, message in enumerate(messages):
+        fit(_content(message), f"content of message {place}", empty=message["role"] != "user")
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers or not _content(messages[answers[-1]]).strip():
         raise Refused("it has no answer of the assistant; there is nothing to learn")
@@ -88,23 +89,10 @@ def _example(row: Mapping[str, Any], roles: Mapping[str, str], where: str) -> Ex
         text=asked,
         target=_content(messages[answers[-1]]),
         messages=tuple(messages),
-        group=group if isinstance(group, str) else "",
+        group=together(group),
     )
 
 
 def _content(message: Mapping[str, Any]) -> str:
     held = message.get("content") or ""
     return held if isinstance(held, str) else "".join(part["text"] for part in held)
-
-
-def _fits(messages: Sequence[Mapping[str, Any]]) -> None:
-    for place, message in enumerate(messages):
-        content = _content(message)
-        if len(content) > MAX_CELL:
-            raise Refused(f"message {place} has {len(content):,} characters, and at most {MAX_CELL:,} are read")
-        if "\0" in content:
-            raise Refused(f"message {place} holds a NUL byte, which is no character of a text")
-        if not content.isascii() and SURROGATE.search(content):
-            raise Refused(f"message {place} holds half of a surrogate pair, which is no character")
-        if message["role"] == "user" and not content.strip():
-            raise Refused(f"message {place} of the user is empty")

@@ -258,3 +258,8 @@ def identity(value: Any, where: str) -> str:
     if value is None or value == "" or isinstance(value, (dict, list, bool)):
         return where
     return fit(str(value), "id")
+
+
+def together(value: Any) -> str:
+    """What a row's group is, as text: numbers name groups too; "" where it has none."""
+    return "" if value is None else fit(str(value), "group", empty=True)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from yanmo.errors import FileError, InputError
 from yanmo.tasks import columns, schemes
 from yanmo.tasks.columns import Row
 from yanmo.tasks.examples import Bad, Example, Relation, Span
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, whole
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, together, whole
 from yanmo.tasks.rebuilt import rebuild
 from yanmo.tasks.spanjson import NOTHING, UNPLACED
 
@@ -74,9 +75,11 @@ def marked_rows(file: File, rows: Sequence[Row], reading: Reading) -> Rows:
     for line, row in rows:
         where = file.at(line)
         try:
-            below = str(row.get(column) or "").strip()
-            example = _marked(identity(row.get("id"), where), fit(row.get(marked_in), "text"), below, where, reading)
-            yield example
+            key, group = columns.named(row, reading, where)
+            held = columns.value(row, column)
+            below = "" if held is None else str(held).strip()
+            example = _marked(key, fit(row.get(marked_in), "text"), below, where, reading)
+            yield replace(example, group=group)
         except Refused as refused:
             yield Bad(where, str(refused))
 
@@ -247,11 +250,8 @@ def _by_tokens(row: Mapping[str, Any], where: str, reading: Reading) -> Example:
             raise Refused("an entity of it has no characters")
     said = row.get("relation")
     relations = None if said is None else _directed(fit(said, "relation"), reading, where)
-    group = row.get("docid", row.get("doc_id", ""))
-    key = identity(row.get("id"), where)
-    shown = fit(text, "text")
-    held = tuple(entities)
-    return Example(key, where, shown, entities=held, relations=relations, group=group if isinstance(group, str) else "")
+    key, group = columns.named(row, reading, where)
+    return Example(key, where, fit(text, "text"), entities=tuple(entities), relations=relations, group=group)
 
 
 def _mention(held: Any, name: str) -> tuple[int, int, Any]:
@@ -287,7 +287,8 @@ def by_triples(file: File, rows: Sequence[Row], reading: Reading) -> Rows:
                 places = [spans.setdefault(span, len(spans)) for span in ends]
                 relations.append(Relation(fit(item.get("predicate"), "predicate"), *places))
             related = tuple(dict.fromkeys(relations))
-            yield Example(identity(row.get("id"), where), where, text, entities=tuple(spans), relations=related)
+            key, group = columns.named(row, reading, where)
+            yield Example(key, where, text, entities=tuple(spans), relations=related, group=group)
         except Refused as refused:
             yield Bad(where, str(refused))
 
@@ -319,8 +320,9 @@ def table(file: File, names: list[str], rows: Sequence[Row], reading: Reading) -
             text = fit(row.get(roles["text"]), "text")
             spans = [_found(text, row.get(roles[role]), None, where, reading) for role in ("head", "tail")]
             relations = _directed(fit(row.get(roles["relation"]), "relation").strip(), reading, where)
-            key = columns.value(row, roles["id"]) if "id" in roles else None
-            yield Example(identity(key, where), where, text, entities=tuple(spans), relations=relations)
+            key, group = (columns.value(row, roles[role]) if role in roles else None for role in ("id", "group"))
+            named, held = identity(key, where), tuple(spans)
+            yield Example(named, where, text, entities=held, relations=relations, group=together(group))
         except Refused as refused:
             yield Bad(where, str(refused))
 
@@ -336,8 +338,9 @@ def _roles(file: File, names: list[str], rows: Sequence[Row], reading: Reading) 
             roles[role] = columns.resolve(reading.columns[role], names, file)
         elif found := next((name for name in names if name.lower() in options), None):
             roles[role] = found
-    if "id" in reading.columns:
-        roles["id"] = columns.resolve(reading.columns["id"], names, file)
+    for role in ("id", "group"):
+        if role in reading.columns:
+            roles[role] = columns.resolve(reading.columns[role], names, file)
     left = [name for name in names if name not in roles.values()]
     sample = [row for _, row in rows[:500]]
     if "text" not in roles and left:

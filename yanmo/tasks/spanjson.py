@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yanmo.errors import InputError
-from yanmo.tasks.columns import Row, value
+from yanmo.tasks.columns import Row, named, value
 from yanmo.tasks.examples import Bad, Example, Relation, Span
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, whole
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, kind, short, whole
 
 TEXT = ("text", "sentence", "content", "context", "文本", "data")
 ENTITIES = ("entities", "spans", "label", "labels", "annotations", "ner", "entity", "实体")
@@ -51,16 +51,8 @@ def entities(file: File, rows: Sequence[Row], reading: Reading) -> Rows:
             spans = tuple(_span(text, item, inclusive, where, reading) for item in found)
             related = next((row[name] for name in RELATIONS if name in row), None)
             relations = None if related is None else _relations(related, found)
-            key = value(row, reading.columns.get("id", "id"))
-            group = value(row, reading.columns["group"]) if "group" in reading.columns else row.get("doc_id")
-            yield Example(
-                identity(key, where),
-                where,
-                text,
-                entities=spans,
-                relations=relations,
-                group=group if isinstance(group, str) else "",
-            )
+            key, group = named(row, reading, where)
+            yield Example(key, where, text, entities=spans, relations=relations, group=group)
         except Refused as refused:
             yield Bad(where, str(refused))
 

@@ -23,7 +23,7 @@ from typing import Any
 from yanmo.errors import FileError
 from yanmo.tasks import columns
 from yanmo.tasks.examples import Answer, Bad, Example
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, whole
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, identity, kind, short, together, whole
 
 NEAR = 100  # characters before and behind an offset in which a misplaced answer is looked for
 CONTEXT = ("context", "context_text", "passage")
@@ -126,13 +126,9 @@ def _question(node: Any, context: str, group: str, where: str, reading: Reading)
     key = _first(node, ID)
     try:
         question = fit(_first(node, QUESTION), "question")
-        impossible = node.get("is_impossible", False)
-        answers = _answers(_given(node), None, context, where, reading)
-        if impossible is True or impossible == 1:
-            if answers:
-                raise Refused("it is marked as impossible, and has an answer")
-            answers = ()
-        return Example(identity(key, where), where, context, question=question, answers=answers, group=group)
+        answers = _unless(node.get("is_impossible"), _answers(_given(node), None, context, where, reading))
+        held = together(group)
+        return Example(identity(key, where), where, context, question=question, answers=answers, group=held)
     except Refused as refused:
         return Bad(where, f"question {short(key)}: {refused}")
 
@@ -183,6 +179,15 @@ def _answers(held: Any, start: Any, context: str, where: str, reading: Reading) 
     return (*found, *dict.fromkeys(answer for answer, _ in elsewhere))
 
 
+def _unless(impossible: Any, answers: tuple[Answer, ...] | None) -> tuple[Answer, ...] | None:
+    """The answers, which are () where the question is marked as impossible; Refused where it has some all the same."""
+    if impossible not in (True, "True", "true"):  # 1 is True
+        return answers
+    if answers:
+        raise Refused("it is marked as impossible, and has an answer")
+    return ()
+
+
 def placed(held: Any, start: Any, context: str, where: str, reading: Reading) -> Answer:
     """The place of an answer in its passage; Refused where it is not in it, or near its offset in several places."""
     text = fit(held, "answer")
@@ -224,13 +229,11 @@ def flat(file: File, names: list[str], rows: Sequence[columns.Row], reading: Rea
             question = fit(columns.value(row, roles["question"]), "question")
             start = columns.value(row, roles["start"]) if "start" in roles else None
             held = columns.value(row, roles["answer"])
-            answers = _answers(held, start, context, where, reading)
-            if answers and row.get("is_impossible") in (True, "True", "true", 1):
-                raise Refused("it is marked as impossible, and has an answer")
+            answers = _unless(row.get("is_impossible"), _answers(held, start, context, where, reading))
             key = columns.value(row, roles["id"]) if "id" in roles else None
             group = columns.value(row, roles["group"]) if "group" in roles else row.get("title")
-            group = group if isinstance(group, str) else ""
-            yield Example(identity(key, where), where, context, question=question, answers=answers, group=group)
+            held = together(group)
+            yield Example(identity(key, where), where, context, question=question, answers=answers, group=held)
         except Refused as refused:
             yield Bad(where, str(refused))
 
