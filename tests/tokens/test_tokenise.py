@@ -218,6 +218,15 @@ def test_a_worker_that_dies_is_started_again(corpus, tokenizer, whole, tmp_path:
         run(corpus, tokenizer, tmp_path / "again", workers=2)
 
 
+def test_a_worker_that_cannot_be_started_is_one_sentence(corpus, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", none)
+    with pytest.raises(Error, match=r"cannot be started \(Resource.*fewer workers"):
+        run(corpus, tokenizer, tmp_path / "out", workers=2)
+
+
 def test_ctrl_c_is_for_the_run_and_not_for_its_workers(made: Path, corpus, tokenizer) -> None:
     unit = units_of(corpus, "train")[0]
     request = {"path": str(unit.path), "group": unit.group}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from yanmo.errors import Error, FileError
+from yanmo.files import reason
 
 TRIES = 2
 CODE = "import sys; from yanmo.tokens.tokenise import serve; serve(*sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)"
@@ -62,7 +63,10 @@ class Encoders:
             "TOKENIZERS_PARALLELISM": "false",  # one core for each worker
             "OMP_NUM_THREADS": "1",
         }
-        child = subprocess.Popen(self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        try:
+            child = subprocess.Popen(self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        except OSError as error:
+            raise Error(f"a worker cannot be started ({reason(error)}); ask for fewer workers and run again") from None
         with self._lock:
             self._all.append(child)
         assert child.stdout is not None
