@@ -45,7 +45,6 @@ class ReadReport:
     skipped: Counter[str] = field(default_factory=Counter)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     removed: dict[str, Counter[str]] = field(default_factory=dict)
-    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     problems: list[dict[str, str]] = field(default_factory=list)
     sink: Callable[[str, Loss], None] | None = None  # is told of every loss that reading enters, with its source
 
@@ -60,14 +59,9 @@ class ReadReport:
         if loss.failed:
             self.fail(source, loss.reason, sentence(source, loss))
         else:
-            self.remove(source, loss.reason, loss.text)
+            self.removed.setdefault(source, Counter())[loss.reason] += 1
         if self.sink is not None:
             self.sink(source, loss)
-
-    def remove(self, source: str, reason: str, text: str) -> None:
-        """Count one unit of `source` that reading left out on purpose, such as a redirect."""
-        self.removed.setdefault(source, Counter())[reason] += 1
-        _show(self.examples, source, reason, text)
 
 
 def sentence(source: str, loss: Loss) -> str:
@@ -119,10 +113,3 @@ def total(columns: Iterable[Counts]) -> Counts:
         whole.removed.update(counts.removed)
         whole.failed.update(counts.failed)
     return whole
-
-
-def _show(examples: dict[str, list[dict[str, str]]], source: str, reason: str, text: str) -> None:
-    """Keep the first few examples of what was removed for a reason."""
-    shown = examples.setdefault(reason, [])
-    if len(shown) < EXAMPLES:
-        shown.append({"reason": reason, "source": source, "text": text[:EXAMPLE_CHARACTERS]})
