@@ -140,3 +140,19 @@ def test_labels_only_in_validation_are_refused(run: Path, tmp_path: Path) -> Non
 def test_a_model_of_another_task_is_named(run: Path) -> None:
     with pytest.raises(FileError, match="made for the task 'classify', not 'extract'"):
         load_predictor(run, task="extract")
+
+
+def test_an_adapter_of_a_task_brings_other_labels_than_its_base_has(run: Path, tmp_path: Path) -> None:
+    names = {"good": "fine", "bad": "foul"}
+    for count in (2, 3):  # the same number of labels under other names, and more of them
+        rows = [(e.text, names[e.labels[0]]) for e in examples(60) if e.labels]
+        rows = [
+            (f"{text} zebra", "odd") if count == 3 and n % 3 == 0 else (text, label)
+            for n, (text, label) in enumerate(rows)
+        ]
+        data = tmp_path / f"{count}.tsv"
+        data.write_text("\n".join(["text\tlabel", *map("\t".join, rows)]) + "\n")
+        said = {"rows": 16, "epochs": 1, "length": 32, "adapter": "lora", "overrides": ["train.precision=float32"]}
+        made = yanmo.finetune("classify", run, data, out=tmp_path / f"run{count}", **said)
+        assert set(made.predict("a lovely day")["scores"]) == {label for _, label in rows}
+        assert len({label for _, label in rows}) == count

@@ -223,19 +223,21 @@ def open_adapter(
 ) -> tuple[Network, Path]:
     """Load the base that an adapter folder names, with the adapter on it; return the folder of the base too.
 
-    Where the adapter brings a head of its own (a classifier on a language model), the base gets that head.
+    Where the adapter brings a head of its own (a classifier on a language model, or one of other labels), the base gets
+    that head.
     """
     saved = read_saved(folder / CONFIG, allow_unknown=allow_unknown)
     base = _resolve_base(saved, folder)
     family, config = load_config(base, allow_unknown=allow_unknown)
     wanted = TASKS.get(saved.task or "")
-    if head is None and wanted in LABEL_HEADS and config.head != wanted:
-        head = wanted
-    if head in LABEL_HEADS and config.head != head:
-        labels = labels or _labels(folder, base, head)
+    wanted = head or wanted
+    if wanted in LABEL_HEADS and (config.head != wanted or (folder / LABELS).is_file()):
+        named = labels or _labels(folder, base, wanted)
+        if config.head != wanted or config.labels != named:
+            head, labels = wanted, named
     network = load_network(base, dtype=dtype, device=device, head=head, labels=labels, allow_unknown=allow_unknown)
     load_adapter(network, folder, allow_unknown=allow_unknown)
-    if config.head != network.config.head:
+    if head is not None:
         _assert_head(network, base, folder)
     return network, base
 
@@ -276,16 +278,18 @@ def _labels(folder: Path, base: Path, head: Head) -> tuple[str, ...]:
 
 
 def _assert_head(network: Network, base: Path, folder: Path) -> None:
-    """The base began a head that its file does not have: the adapter must bring all of it."""
+    """The base began a head that its file does not have, or of another size: the adapter must bring all of it."""
     network = transformer(network)
     family = FAMILIES[network.family]
     whole = {
         module for module, place in slots(network).items() if any(isinstance(a, Whole) for a in place.adapters.values())
     }
     with open_weights(base) as weights:
-        names = set(weights.names)
+        rows = {name: weights.info(name).shape[0] for name in weights.names if weights.info(name).shape}
     for rule in family.rules(network.config):
-        if rule.ours[0].startswith("head.") and rule.ours[0].rsplit(".", 1)[0] not in whole:
+        module, kind = rule.ours[0].rsplit(".", 1)
+        if module.startswith("head.") and module not in whole:
+            names = {name for name, count in rows.items() if count == _of(network, module, kind).shape[0]}
             candidates = {t.replace("~", p) for t in (rule.theirs, *rule.others) for p in family.prefixes.values()}
             if not candidates & names:
                 theirs = rule.theirs.replace("~", "")
