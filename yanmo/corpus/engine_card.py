@@ -24,9 +24,20 @@ from yanmo.corpus.engine_files import Plan, finished, output
 from yanmo.corpus.engine_parts import part_path
 from yanmo.corpus.engine_write import OUT, TALLIES
 from yanmo.corpus.folder import CUT, README, SPLITS
-from yanmo.corpus.ledger import EXAMPLE_CHARACTERS, EXAMPLES, MAX_PROBLEMS, Counts, Input, Ledger, ReadReport, total
+from yanmo.corpus.ledger import (
+    EXAMPLE_CHARACTERS,
+    EXAMPLES,
+    MAX_PROBLEMS,
+    Counts,
+    Input,
+    Ledger,
+    ReadReport,
+    sentence,
+    total,
+)
 from yanmo.corpus.settings import files_of, for_card
 from yanmo.corpus.sources import CARD
+from yanmo.corpus.units import Loss
 from yanmo.errors import FileError, need
 from yanmo.files import reason, sha256_file, write_atomic, write_json
 
@@ -204,8 +215,7 @@ def _quarantine(out: Path, report: ReadReport, failed: int) -> list[dict[str, st
                         offset = {"offset": int(byte.group(1).replace(",", ""))} if byte else {}
                         write({key: row[key] for key in ("source", "where", "reason", "what", "url", "id")} | offset)
                         if len(problems) < MAX_PROBLEMS:
-                            where = "" if row["where"] in row["what"] else row["where"]
-                            what = ": ".join(filter(None, (row["source"], where, row["what"])))
+                            what = sentence(row["source"], Loss(row["reason"], row["what"], row["where"]))
                             problems.append({"reason": row["reason"], "source": row["source"], "what": what})
     if listed != failed:
         raise Unbalanced(f"{failed:,} failed, {listed:,} are in quarantine")
