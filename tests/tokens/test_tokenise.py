@@ -17,6 +17,7 @@ from yanmo.corpus.build import Corpus, build_corpus, load_corpus
 from yanmo.corpus.documents import new_document
 from yanmo.corpus.engine_files import lock
 from yanmo.errors import Error, FileError, InputError
+from yanmo.tokens import encoders as encoders_module
 from yanmo.tokens import tokenise as module
 from yanmo.tokens.encoders import Encoders
 from yanmo.tokens.making import ends
@@ -199,8 +200,6 @@ def test_a_finished_folder_of_another_corpus_is_refused(corpus, tokenizer, tmp_p
 
 
 def test_a_worker_that_dies_is_started_again(corpus, tokenizer, whole, tmp_path: Path, monkeypatch) -> None:
-    from yanmo.tokens import encoders
-
     mark = tmp_path / "died"
     code = (
         "import os, sys; from yanmo.tokens import tokenise as t; e = t.encode_unit\n"
@@ -210,10 +209,10 @@ def test_a_worker_that_dies_is_started_again(corpus, tokenizer, whole, tmp_path:
         "    return e(unit, *rest)\n"
         "t.encode_unit = once; t.serve(*sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)"
     )
-    monkeypatch.setattr(encoders, "CODE", code)
+    monkeypatch.setattr(encoders_module, "CODE", code)
     run(corpus, tokenizer, tmp_path / "out", workers=2)
     assert mark.exists() and content(tmp_path / "out") == whole
-    monkeypatch.setattr(encoders, "CODE", code.replace("and not os.path.exists", "and os.path.exists"))
+    monkeypatch.setattr(encoders_module, "CODE", code.replace("and not os.path.exists", "and os.path.exists"))
     with pytest.raises(Error, match="fewer workers"):
         run(corpus, tokenizer, tmp_path / "again", workers=2)
 
@@ -234,6 +233,18 @@ def test_ctrl_c_is_for_the_run_and_not_for_its_workers(made: Path, corpus, token
         first = encoders.ask(request)
         encoders._all[0].send_signal(signal.SIGINT)
         assert encoders.ask(request) == first and len(encoders._all) == 1
+
+
+def test_a_worker_whose_run_was_killed_ends_without_a_word(made: Path, corpus, tokenizer) -> None:
+    unit, code = units_of(corpus, "train")[0], encoders_module.CODE
+    words = [sys.executable, "-c", code, str(made / "tokenizer"), str(ends(tokenizer)[1])]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(words, cwd=ROOT, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline()
+        child.stdout.close()
+        child.stdin.write(json.dumps({"path": str(unit.path), "group": unit.group}).encode() + b"\n")
+        child.stdin.close()
+        assert child.stderr.read() == b"" and child.wait(30) == 0
 
 
 def test_two_runs_do_not_work_in_one_folder(corpus, tokenizer, whole, tmp_path: Path) -> None:

@@ -336,9 +336,13 @@ def serve(folder: str, end_id: str, source: BinaryIO, sink: BinaryIO) -> None:
         try:
             part = encode_unit(Unit(Path(asked["path"]), asked["group"]), tokenizer, int(end_id))
         except Error as error:
-            sink.write(json.dumps({"error": str(error)}).encode() + b"\n")
+            answer = json.dumps({"error": str(error)}).encode() + b"\n"
         else:
             ids, lengths = part.ids.tobytes(), part.lengths.tobytes()
             head = {"dtype": part.ids.dtype.str, "bytes": part.n_bytes, "sizes": [len(ids), len(lengths)]}
-            sink.write(json.dumps(head).encode() + b"\n" + ids + lengths)
-        sink.flush()
+            answer = json.dumps(head).encode() + b"\n" + ids + lengths
+        try:
+            sink.write(answer)
+            sink.flush()
+        except BrokenPipeError:  # the run that asked was killed
+            os._exit(0)
