@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -123,3 +126,25 @@ def test_what_cannot_be_split_is_one_sentence():
         split(LABELLED, 1.5)
     with pytest.raises(InputError, match="at least 2 folds, not 1"):
         folds(LABELLED, 1)
+
+
+DEALT = """
+import random
+from yanmo.tasks.examples import Example
+from yanmo.tasks.splits import folds
+for seed in range(40):
+    draw = random.Random(seed)
+    labels = [tuple(draw.sample(["a", "b", "c", "d", "e", "f"], draw.randint(1, 4))) for _ in range(60)]
+    examples = [Example(str(n), "", f"text {n}", labels=held) for n, held in enumerate(labels)]
+    print([[e.id for e in dev] for _, dev in folds(examples, 5, seed)])
+"""
+
+
+def test_several_labels_are_dealt_the_same_in_every_process():
+    dealt = [
+        subprocess.run(
+            [sys.executable, "-c", DEALT], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert dealt[0] == dealt[1] and dealt[0].count(b"\n") == 40

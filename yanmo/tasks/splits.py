@@ -181,7 +181,7 @@ def _units(examples: Sequence[Example], texts: Sequence[str], by_text: bool) -> 
     for place in range(len(examples)):
         unit = units.setdefault(top(place), _Unit([], Counter()))
         unit.places.append(place)
-        unit.labels.update(stand[place])
+        unit.labels.update(sorted(stand[place]))  # sums of shares depend on their order, a set's on the process
     return list(units.values())
 
 
