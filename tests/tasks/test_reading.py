@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yanmo.errors import Error, FileError, InputError
-from yanmo.tasks import reading
-from yanmo.tasks.examples import Data
+from yanmo.tasks import reading, stored
+from yanmo.tasks.examples import Data, Example
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEXTS = ["a fine film, really", "dull and long", "不错的酒店 🙂", "café\u0301 was cold"]
@@ -73,6 +74,9 @@ def test_parquet_gives_the_names_of_its_classes(tmp_path):
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": features})})
     parquet.write_table(table, tmp_path / "a.parquet")
     assert rows(reading.read("classify", tmp_path / "a.parquet")) == EXPECTED
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.parquet", "a.parquet")
+    assert rows(reading.read("classify", tmp_path / "a.zip")) == EXPECTED
 
 
 def test_a_cell_may_hold_lines_delimiters_and_quotation_marks(tmp_path):
@@ -353,3 +357,14 @@ def test_a_table_of_relations_has_groups(tmp_path):
     path = write(tmp_path, "a.csv", "head,tail,relation,text,page,no\nAda,Rome,in,Ada in Rome,3,7\n")
     example = reading.read("extract", path, columns={"group": "page", "id": "no"}).examples[0]
     assert (example.group, example.id) == ("3", "7")
+
+
+def test_kept_examples_that_are_damaged_are_told_by_their_line(tmp_path):
+    examples = [Example(str(n), f"f:{n}", "caf\u00e9", labels=("x",)) for n in range(2)]
+    stored.write_examples(tmp_path / "a.jsonl", examples)
+    whole = (tmp_path / "a.jsonl").read_bytes()
+    assert stored.read_examples(tmp_path / "a.jsonl") == examples
+    for line, damaged in ((1, whole.replace(b"\xc3\xa9", b"\xe9")), (2, whole[:-20])):
+        path = write(tmp_path, "b.jsonl", damaged)
+        with pytest.raises(FileError, match=f"b.jsonl:{line}: no example of a task"):
+            stored.read_examples(path)

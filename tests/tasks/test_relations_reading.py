@@ -108,6 +108,10 @@ def test_relations_of_objects(tmp_path):
     assert read(tmp_path, [named]).examples[0].relations == (Relation("visited", 1, 2),)
     with pytest.raises(FileError, match="a relation names the entity 3, which is none of the row's 3"):
         read(tmp_path, [form("spans") | {"relations": [{"type": "x", "head": 3, "tail": 0}]}])
+    twice = {"text": TEXT, "entities": [{"id": 5, **e} for e in form("spans")["entities"]], "relations": []}
+    assert read(tmp_path, [twice]).examples[0].relations == ()
+    with pytest.raises(FileError, match="names the entity '5', and several of the row have this id"):
+        read(tmp_path, [twice | {"relations": [{"type": "x", "from_id": 5, "to_id": 5}]}])
 
 
 def test_semeval(tmp_path):

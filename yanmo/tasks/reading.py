@@ -97,7 +97,7 @@ def _one(file: File, reading: Reading) -> Rows:
     data = load(file)
     if data.startswith(b"PAR1"):
         reading.format("Parquet")
-        rows = list(reading_json.parquet(file))
+        rows = list(reading_json.parquet(file, data))
         yield from _rows(file, _names(rows), rows, reading)
         return
     if reading.task == "translate" and parallel.is_tmx(data):

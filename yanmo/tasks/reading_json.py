@@ -123,7 +123,7 @@ def objects(file: File, text: str) -> Iterator[tuple[int, dict[str, Any]] | Bad]
             yield Bad(file.at(item[0]), f"it is {kind(item[1])}, where an object is needed")
 
 
-def parquet(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
+def parquet(file: File, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row from 1, values) of a Parquet file."""
     need("pyarrow", "corpus", "reading Parquet")
     import pyarrow
@@ -131,7 +131,7 @@ def parquet(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
 
     try:
         number = 0
-        with pyarrow.parquet.ParquetFile(file.path) as opened:
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as opened:
             names = _class_names(opened.schema_arrow.metadata)
             for batch in opened.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():

@@ -194,7 +194,10 @@ def placed(text: str, span: Span, surface: str | None, where: str, reading: Read
 def _relations(held: Any, items: Sequence[Mapping[str, Any]]) -> tuple[Relation, ...]:
     if not isinstance(held, list):
         raise Refused(f"its relations are {kind(held)}, no list")
-    known = {str(item["id"]): place for place, item in enumerate(items) if item["id"] is not None}
+    known: dict[str, int] = {}
+    for place, item in enumerate(items):
+        if item["id"] is not None:
+            known[str(item["id"])] = -1 if str(item["id"]) in known else place
     found = []
     for item in held:
         if isinstance(item, Mapping):
@@ -215,6 +218,8 @@ def _end(held: Any, known: Mapping[str, int], count: int) -> int:
     if isinstance(held, Mapping):
         held = held.get("id")
     if isinstance(held, (str, int)) and str(held) in known:
+        if known[str(held)] < 0:
+            raise Refused(f"a relation names the entity {short(held)}, and several of the row have this id")
         return known[str(held)]
     place = whole(held, "an end of a relation")
     if known or not 0 <= place < count:

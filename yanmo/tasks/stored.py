@@ -35,7 +35,8 @@ def lines_of(examples: Iterable[Example]) -> str:
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a file that `write_examples` wrote; a damaged line is a FileError with its number."""
     found = []
-    for number, line in enumerate(read_bytes(path, LIMIT).decode("utf-8", "replace").split("\n")[:-1], start=1):
+    lines = read_bytes(path, LIMIT).split(b"\n")
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], start=1):  # a cut line is a damaged one
         try:
             found.append(_example(json.loads(line)))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
