@@ -13,6 +13,8 @@ from tests.tasks.test_classification import examples
 from yanmo.cli import main
 from yanmo.errors import ConfigError, FileError, InputError
 from yanmo.tasks.predictor import load_predictor
+from yanmo.tasks.preparing import Wishes, prepare
+from yanmo.tokens.tokenizer import load_tokenizer
 
 pytest.importorskip("sklearn")
 SMALL = ["model.width=32", "model.layers=1", "model.heads=2", "train.precision=float32", "train.learning_rate=5e-3"]
@@ -87,6 +89,39 @@ def test_files_are_predicted_in_order_and_gone_on_with(
     (tmp_path / "in.jsonl").write_text('{"id": "strange", "text": "day"}\n')
     assert exit_code(said) == 2
     assert "line 1 is not of" in capsys.readouterr().err
+    for name in ("in.jsonl", "note"):  # neither the rows themselves nor a text of the user's is cut
+        own = b'{"id": 1, "text": "day"}' if name == "in.jsonl" else b"my note, without an end of line"
+        (tmp_path / name).write_bytes(own)
+        assert exit_code([*said[:-1], str(tmp_path / name)]) == 2
+        assert (tmp_path / name).read_bytes() == own
+
+
+def test_a_judging_that_was_killed_keeps_the_page_of_the_training(run: Path) -> None:
+    said = {"columns": {"text": "review", "label": "kind"}, "rows": 16, "epochs": 4, "length": 32, "overrides": SMALL}
+    page = (run / "training.html").read_bytes()
+    (run / "result.json").unlink()  # killed after the page of the task was written
+    yanmo.finetune("classify", "new", run.parent / "train.tsv", out=run, **said)
+    assert (run / "training.html").read_bytes() == page != (run / "report.html").read_bytes()
+
+
+def test_data_of_a_command_that_never_began_take_their_tokenizer_along(run: Path, tmp_path: Path) -> None:
+    wishes = Wishes(columns={"text": "review", "label": "kind"})
+    other = tmp_path / "other.tsv"
+    other.write_text("review\tkind\n" + "".join(f"雨{n}天\t{n % 2}\n" for n in range(40)))
+    prepare("classify", "new", other, tmp_path / "run", wishes)
+    prepare("classify", "new", run.parent / "train.tsv", tmp_path / "run", wishes)
+    made = load_tokenizer(tmp_path / "run" / "data" / "tokenizer")
+    assert made.id("day") is not None and made.id("雨") is None
+
+
+def test_a_run_does_not_write_over_the_examples_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = tmp_path / "data" / "train.jsonl"
+    own = "".join(json.dumps({"text": e.text, "label": e.labels[0]}) + "\n" for e in examples(60) if e.labels)
+    data.write_text(own)
+    with pytest.raises(FileError, match="keeps its own examples"):
+        prepare("classify", "new", data, tmp_path, Wishes())
+    assert data.read_text() == own
 
 
 def test_one_text_and_standard_input_are_predicted(

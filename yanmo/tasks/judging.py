@@ -50,7 +50,7 @@ def judge(prepared: Prepared, predictor: Predictor, run: Path, say: Say) -> dict
         "baselines": {name: _main(task, gold, rows) for name, rows in others.items()},
     }
     write_atomic(run / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
-    if (run / PAGE).is_file():
+    if (run / PAGE).is_file() and not (run / TRAINING).is_file():  # after a kill, PAGE may be the task's already
         (run / PAGE).replace(run / TRAINING)
     facts = {"Predicting": f"{duration(seconds)}, {len(gold):,} examples"}
     judged = Judged(task, gold, predictions, prepared.train, others, run, facts)

@@ -11,6 +11,7 @@ In: a task, a model (folder, hub id, a recipe's .toml, or "new"), files of examp
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ def prepare(
             checks.check(read_data, held, skip_bad=wishes.skip_bad)
             parts[name] = held.examples
     folder = Path(out)
-    _check_place(folder)
+    _check_place(folder, [*([data] if isinstance(data, (str, Path)) else data), *wishes.valid, *wishes.test])
     kept = {name: folder / "data" / f"{name}.jsonl" for name, part in parts.items() if part}
     _keep({path: _lines(task, parts[name]).encode() for name, path in kept.items()}, folder)
     base = _base(task, model, parts["train"], folder)
@@ -165,8 +166,14 @@ def _turns(example: Example) -> list[dict[str, str]]:
     return [{"role": "user", "content": example.text}, {"role": "assistant", "content": example.target or ""}]
 
 
-def _check_place(folder: Path) -> None:
-    """Refuse to write beside what is no run."""
+def _check_place(folder: Path, sources: Sequence[str | Path]) -> None:
+    """Refuse to write beside what is no run, and over what is read."""
+    place = (folder / "data").resolve()
+    inside = next((path for path in sources if Path(path).resolve().is_relative_to(place)), None)
+    if inside is not None:
+        raise FileError(
+            f"{inside}: lies in {folder / 'data'}, where the run keeps its own examples; choose another --out"
+        )
     if folder.is_dir() and not is_run(folder):
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in ("data", "lock"))
         if foreign:
@@ -185,6 +192,8 @@ def _keep(files: dict[Path, bytes], folder: Path) -> None:
                 f"{folder}: holds a run of other data ({path.name}); give the same, or choose another folder"
             )
         if not known:
+            if path.is_file():  # of a command that never began: its tokenizer is of other texts too
+                shutil.rmtree(path.parent / "tokenizer", ignore_errors=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
 

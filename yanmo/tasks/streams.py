@@ -56,10 +56,12 @@ def predict_lines(predictor: Predictor, rows: Iterator[Any]) -> Iterator[str]:
 def predict_file(predictor: Predictor, source: Path, target: Path) -> int:
     """Predict every row of a file; returns how many there were already in `target`, which is gone on with.
 
-    A line that was torn by a kill is made again. A target that has other ids than the source, or more lines, is a
-    FileError: it belongs to something else.
+    A line that was torn by a kill is made again. A target that has other ids than the source, or more lines, or is the
+    source, is a FileError: it belongs to something else.
     """
     try:
+        if target.exists() and target.samefile(source):
+            raise FileError(f"{target}: is the file to predict; choose another one to write")
         with open(source, encoding="utf-8-sig", newline="") as lines, open(target, "a+b") as out:
             rows = read_rows(lines, str(source))
             done = _taken_up(out, rows, source, target)
@@ -79,7 +81,7 @@ def _taken_up(out: IO[bytes], rows: Iterator[Any], source: Path, target: Path) -
     out.seek(0)
     done = end = 0
     for line in iter(out.readline, b""):
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") and line.startswith(b"{"):
             break
         try:
             known = json.loads(line)
