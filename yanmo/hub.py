@@ -299,7 +299,10 @@ def _sentence(error: Exception, repo: str, revision: str, what: str) -> Error:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = (lines[0][:200] if lines else type(error).__name__).rstrip(".")
-    return NetworkError(f"{repo}: {what} did not arrive from {hub} ({why}); check the connection and try again")
+    return NetworkError(
+        f"{repo}: no such path here, and {what} did not arrive from {hub} ({why}); check the spelling of a path, or "
+        "check the connection and try again"
+    )
 
 
 def _status(error: Exception) -> int | None:

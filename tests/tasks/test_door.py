@@ -138,6 +138,8 @@ def test_one_text_and_standard_input_are_predicted(
     monkeypatch.setattr("sys.stdin", io.StringIO('{"id": 3, "txt": "poor rain"}\n'))
     assert exit_code(["classify", str(run)]) == 2
     assert "row 3 has no 'text'" in capsys.readouterr().err
+    assert exit_code(["classify", str(run), "--in", str(run / "nothing.jsonl")]) == 2
+    assert "nothing.jsonl: cannot be read" in capsys.readouterr().err
 
 
 def exit_code(args: list[str]) -> int:
@@ -154,6 +156,7 @@ def exit_code(args: list[str]) -> int:
         (["classify", "new", "{data}", "--text", "nothing"], "nothing"),
         (["classify", "no-such/model-here", "{data}", "--text", "review", "--label", "kind"], "no-such/model-here"),
         (["recipe.toml", "--epochs", "3"], "--epochs belongs to a task"),
+        (["clasify", "new", "{data}"], "no recipe and no task 'clasify' (nearest: 'classify')"),
         (["translate", "new", "{data}"], "lower the rows"),
     ],
 )

@@ -71,3 +71,13 @@ def test_labels_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert set(found["scores"]) == {"cats", "code"} and sum(found["scores"].values()) == pytest.approx(1)
     assert "two or more" in refused(capsys, "classify", tmp_path / "m", "x", "--labels", "one")
     assert "about --labels" in refused(capsys, "classify", tmp_path / "m", "x", "--calibrate")
+
+
+def test_a_prompt_is_answered_as_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model_of(tmp_path / "m", template=PLAIN)
+    (tmp_path / "in.jsonl").write_text('{"text": "The cat?"}\n')
+    row = said(capsys, "generate", tmp_path / "m", "--in", tmp_path / "in.jsonl")[0]
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(tmp_path / "m"), "The cat?", "--chat"])
+    assert capsys.readouterr().out.strip("\n") == row["text"].strip("\n")
+    assert "--chat and --suffix" in refused(capsys, "generate", tmp_path / "m", "a", "--chat", "--suffix", "b")

@@ -13,9 +13,27 @@ from typing import Annotated, Any
 
 import typer
 
-from yanmo.errors import InputError
+from yanmo.errors import InputError, nearest
 
 DATA, TRAINING = "What the data are", "How to train"
+Valid = Annotated[
+    list[Path] | None, typer.Option(help="Examples to choose by; else a share is kept.", rich_help_panel=DATA)
+]
+Test = Annotated[
+    list[Path] | None, typer.Option(help="Examples to judge by; else those to choose by.", rich_help_panel=DATA)
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ROLE=NAME", help="A column, such as text=review; see docs/taskdata.md.", rich_help_panel=DATA
+    ),
+]
+Epochs = Annotated[float | None, typer.Option(help="Times over the examples.", rich_help_panel=TRAINING)]
+Rows = Annotated[int | None, typer.Option(help="Examples of a step.", rich_help_panel=TRAINING)]
+Length = Annotated[int | None, typer.Option(help="Tokens of a window.", rich_help_panel=TRAINING)]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Train an adapter: lora, dora ….", rich_help_panel=TRAINING)
+]
 OVERRIDE = re.compile(r"(model|tokenizer|data|objective|adapter|train|scale)\.[a-z_0-9]+=")
 
 
@@ -35,30 +53,19 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run folder.", show_default="run")
     ] = None,
-    valid: Annotated[
-        list[Path] | None, typer.Option(help="Examples to choose by; else a share is kept.", rich_help_panel=DATA)
-    ] = None,
-    test: Annotated[
-        list[Path] | None, typer.Option(help="Examples to judge by; else those to choose by.", rich_help_panel=DATA)
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ROLE=NAME", help="A column, such as text=review; see docs/taskdata.md.", rich_help_panel=DATA
-        ),
-    ] = None,
+    valid: Valid = None,
+    test: Test = None,
+    column: Column = None,
     text: Annotated[str | None, typer.Option(help="The column of the text.", rich_help_panel=DATA)] = None,
     label: Annotated[str | None, typer.Option(help="The column of the label.", rich_help_panel=DATA)] = None,
     skip_bad: Annotated[
         bool, typer.Option(help="Leave out rows that cannot be used, and list them.", rich_help_panel=DATA)
     ] = False,
-    epochs: Annotated[float | None, typer.Option(help="Times over the examples.", rich_help_panel=TRAINING)] = None,
-    rows: Annotated[int | None, typer.Option(help="Examples of a step.", rich_help_panel=TRAINING)] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of a window.", rich_help_panel=TRAINING)] = None,
+    epochs: Epochs = None,
+    rows: Rows = None,
+    length: Length = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=TRAINING)] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Train an adapter: lora, dora ….", rich_help_panel=TRAINING)
-    ] = None,
+    adapter: Adapter = None,
     seed: Annotated[int, typer.Option(rich_help_panel=TRAINING)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -87,6 +94,8 @@ def finetune(
         _task(recipe, words, out or Path("run"), wishes, as_json=as_json)
         return
     said = [name for name, value in wishes.items() if value]
+    if "." not in recipe and not Path(recipe).exists():
+        raise InputError(f"no recipe and no task {recipe!r}{nearest(recipe, TASKS)}; tasks are {', '.join(TASKS)}")
     if said:
         raise InputError(f"--{said[0].replace('_', '-')} belongs to a task; a recipe says it itself (docs/recipes.md)")
     run("finetune", Path(recipe), words, out or Path("run"), as_json=as_json)
@@ -145,5 +154,5 @@ def _lines(result: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     found = [f"{result['main']['name']} of {result['examples']:,} examples ({result['judged_by']}), 95 % interval:"]
     found += [f"  {name:<{width}}  {m['value']:.3f}  ({m['low']:.3f} to {m['high']:.3f})" for name, m in rows]
-    asked = '"…" --context "…"' if result["task"] == "answer" else '"…"'
+    asked = {"answer": '"…" --context "…"', "generate": '"…" --chat'}.get(result["task"], '"…"')
     return [*found, f"{out / 'report.html'}", f"yanmo {result['task']} {out} {asked}"]

@@ -111,6 +111,9 @@ def generate(
     target: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; what it holds is not made again.")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="PROMPT is a user's message; the model answers in its chat template.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.", rich_help_panel=CHOICE)] = None,
     n: Annotated[int, typer.Option("--n", help="Texts to write.", rich_help_panel=OUTPUT)] = 1,
     logprobs: Annotated[
@@ -152,20 +155,27 @@ def generate(
     options |= from_files(json_schema, grammar)
     if draft:
         options["draft"] = yanmo.load(draft, dtype=dtype, device=device)
+    if chat and suffix is not None:
+        raise InputError("--chat and --suffix are given; a message is answered, or a gap is filled")
     if source is not None or suffix is not None:
         _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options | ({} if n == 1 else {"n": n}))
         return
     text = read_prompt(prompt)
     writer = yanmo.load(model, dtype=dtype, device=device)
+    asked: str | list[int] = text
+    if chat:
+        from yanmo.tokens.chat import chat_ids
+
+        asked = chat_ids(writer.tokenizer, [{"role": "user", "content": text}])
     if as_json or n != 1 or logprobs is not None:
-        texts = writer.generations([text], n=n, logprobs=logprobs, **options)[0]
+        texts = writer.generations([asked], n=n, logprobs=logprobs, **options)[0]
         if as_json:
             found = {"model": model, "prompt": text, "texts": [asdict(generation) for generation in texts]}
             print(json.dumps(found, indent=2, ensure_ascii=False))
         else:
             _print_texts(writer, texts)
     else:
-        _print_stream(writer, text, options)
+        _print_stream(writer, asked, options)
 
 
 def _rows(model: str, row: dict[str, Any], source: Path | None, target: Path | None, options: dict[str, Any]) -> None:
@@ -205,7 +215,7 @@ def visible(text: str) -> str:
     return text.translate(CONTROLS) if sys.stdout.isatty() else text
 
 
-def _print_stream(writer: Model, prompt: str, options: dict[str, Any]) -> None:
+def _print_stream(writer: Model, prompt: str | list[int], options: dict[str, Any]) -> None:
     last = "\n"
     for piece in writer.stream(prompt, **options):
         sys.stdout.write(visible(piece))

@@ -8,13 +8,15 @@ the row's id; with --out a file that a second call goes on with.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from yanmo.errors import InputError
+from yanmo.errors import FileError, InputError
+from yanmo.files import reason
 
 MODEL = typer.Argument(metavar="RUN", help="A run folder, a model folder, or a hub id.")
 TEXT = typer.Argument(metavar="TEXT", help="A text; without one and --in, lines of standard input.", show_default=False)
@@ -183,11 +185,16 @@ def _put(predictor: Any, row: dict[str, Any] | None, source: Path | None, target
         if done:
             print(f"yanmo: went on after {done:,} rows that {target} had", file=sys.stderr)
         return
-    if row is not None:
-        rows = iter([row])
-    elif source is not None:
-        rows = read_rows(open(source, encoding="utf-8-sig", newline=""), str(source))  # noqa: SIM115 (ends with us)
-    else:
-        rows = read_rows(sys.stdin, "standard input")
-    for line in predict_lines(predictor, rows):
-        print(line, flush=True)
+    with contextlib.ExitStack() as opened:
+        if row is not None:
+            rows = iter([row])
+        elif source is not None:
+            try:
+                lines = opened.enter_context(open(source, encoding="utf-8-sig", newline=""))
+            except OSError as error:
+                raise FileError(f"{source}: cannot be read ({reason(error)}); check the path") from None
+            rows = read_rows(lines, str(source))
+        else:
+            rows = read_rows(sys.stdin, "standard input")
+        for line in predict_lines(predictor, rows):
+            print(line, flush=True)

@@ -202,6 +202,8 @@ def _slices(task: str, gold: Sequence[Example], sums: metrics.Sums) -> list[obje
         if rows:
             heads = [title.lower(), "examples", taskreport_parts.named(sums.name), "95 % interval"]
             out.append(page.table(heads, rows, caption=title))
+    if out:
+        out.append(page.note(f"Parts of fewer than {taskreport_slices.FEW} examples are left out."))
     return [*out, page.note(told)] if spoken else out
 
 
