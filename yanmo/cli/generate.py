@@ -162,7 +162,7 @@ def generate(
         return
     text = read_prompt(prompt)
     writer = yanmo.load(model, dtype=dtype, device=device)
-    asked: str | list[int] = text
+    asked: Any = text  # or the ids of a conversation, which prompts may be as well
     if chat:
         from yanmo.tokens.chat import chat_ids
 
@@ -215,7 +215,7 @@ def visible(text: str) -> str:
     return text.translate(CONTROLS) if sys.stdout.isatty() else text
 
 
-def _print_stream(writer: Model, prompt: str | list[int], options: dict[str, Any]) -> None:
+def _print_stream(writer: Model, prompt: Any, options: dict[str, Any]) -> None:
     last = "\n"
     for piece in writer.stream(prompt, **options):
         sys.stdout.write(visible(piece))
