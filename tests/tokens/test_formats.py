@@ -90,6 +90,12 @@ def test_a_model_alone_is_the_sentencepiece_library(shared_data, file):
     check()
 
 
+def test_a_token_without_text_ends_the_bytes_before_it(shared_data):
+    path = shared_data / "tokenizers/llama2-tokenizer.model"
+    ids = [197, 1, 131]  # two bytes of one character, and the beginning of a text between them
+    assert load_tokenizer(path).decode(ids) == sentencepiece.SentencePieceProcessor(model_file=str(path)).decode(ids)
+
+
 @pytest.mark.parametrize("file", ["bert-base-chinese-vocab.txt", "bert-base-uncased-vocab.txt"])
 def test_bert_ids_are_those_of_transformers(shared_data, folder, file):
     shutil.copy(shared_data / "tokenizers" / file, folder / "vocab.txt")

@@ -303,10 +303,11 @@ class PieceStream:
             self._mid = not text or self._utf8.getstate()[0] != b""
             return _shown(text)
         text = self._engine.surface(number, self._skip)
+        alone = self._engine.layout.family == ""  # the library ends a run of bytes at any piece, also one without text
+        if self._mid and (text or alone):
+            return self._rest() + text
         if not text:
             return ""
-        if self._mid:
-            return self._rest() + text
         if self._leading and number not in self._engine.special:
             stripped = text.removeprefix(" ")
             self._leading = self._strips and not stripped
