@@ -5,7 +5,7 @@ figures, computed by the same metrics.
 
     python -m benchmarks.tasks_peer classify RUN MODEL out.json
 
-Both sides take the same batch, rate, schedule, decay and number of steps, in bfloat16, are measured on validation as
+Both sides take the same batch, rate, schedule, decay, number of steps and precision, are measured on validation as
 often, and keep the checkpoint that is best there by the same figure: accuracy of labels, F1 of entities.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,20 @@ from yanmo.tasks.stored import read_examples
 def main(task: str, run: Path, model: Path, out: Path) -> None:
     """Train, predict the examples that the run was judged by, and write the figures."""
     recipe = read_recipe((run / "recipe.toml").read_text("utf-8"))
-    steps = int(read_json_object(run / "plan.json")["steps"])
+    plan = read_json_object(run / "plan.json")
     train, valid = read_examples(run / "data" / "train.jsonl"), read_examples(run / "data" / "valid.jsonl")
-    rows = {"classify": _classify, "extract": _extract}[task](recipe, steps, model, train, valid)
+    rows = {"classify": _classify, "extract": _extract}[task](recipe, plan, model, train, valid)
     figures = metrics.score(task, valid, rows)
     name, value = metrics.main(task, figures)
     low, high = metrics.main_interval(task, valid, rows)
     write_json(out, {"figures": figures, "main": {"name": name, "value": value, "low": low, "high": high}})
 
 
-def _trained(recipe: Recipe, steps: int, network: Any, parts: tuple[list, list], collator: Any, compute: Any) -> Any:
+def _trained(recipe: Recipe, plan: Mapping[str, Any], network: Any, parts: tuple[list, list], collator: Any, compute: Any) -> Any:
     """The logits of the validation part after training."""
     import transformers
 
-    t = recipe.train
+    t, steps = recipe.train, int(plan["steps"])
     with tempfile.TemporaryDirectory() as place:
         settings = transformers.TrainingArguments(
             output_dir=place,
@@ -52,7 +53,7 @@ def _trained(recipe: Recipe, steps: int, network: Any, parts: tuple[list, list],
             weight_decay=t.weight_decay,
             adam_beta2=t.beta2,
             max_grad_norm=t.clip,
-            bf16=True,
+            bf16=plan["precision"] == "bfloat16",
             use_cpu=True,
             seed=t.seed,
             eval_strategy="steps",
@@ -81,7 +82,7 @@ def _trained(recipe: Recipe, steps: int, network: Any, parts: tuple[list, list],
 
 
 def _classify(
-    recipe: Recipe, steps: int, model: Path, train: list[Example], valid: list[Example]
+    recipe: Recipe, plan: Mapping[str, Any], model: Path, train: list[Example], valid: list[Example]
 ) -> list[dict[str, Any]]:
     import transformers
 
@@ -100,12 +101,12 @@ def _classify(
     )
     network = transformers.AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(names))
     padded = transformers.DataCollatorWithPadding(tokenizer)
-    scores = _trained(recipe, steps, network, parts, padded, lambda p: {"good": float((p[0].argmax(1) == p[1]).mean())})  # type: ignore[arg-type]
+    scores = _trained(recipe, plan, network, parts, padded, lambda p: {"good": float((p[0].argmax(1) == p[1]).mean())})  # type: ignore[arg-type]
     return [{"id": e.id, "label": names[int(row.argmax())]} for e, row in zip(valid, scores, strict=True)]
 
 
 def _extract(
-    recipe: Recipe, steps: int, model: Path, train: list[Example], valid: list[Example]
+    recipe: Recipe, plan: Mapping[str, Any], model: Path, train: list[Example], valid: list[Example]
 ) -> list[dict[str, Any]]:
     """Tags B- and I- at the first piece of each word, as in the library's own example of this task."""
     import numpy as np
@@ -133,7 +134,7 @@ def _extract(
     def good(found: Any) -> dict[str, float]:
         return {"good": metrics.spans(valid, said(found[0]))["f1"]}
 
-    return said(_trained(recipe, steps, network, parts, padded, good))  # type: ignore[arg-type]
+    return said(_trained(recipe, plan, network, parts, padded, good))  # type: ignore[arg-type]
 
 
 def _tagged(tokenizer: Any, example: Example, place: dict[str, int], length: int) -> dict[str, Any]:

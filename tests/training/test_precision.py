@@ -81,6 +81,20 @@ def test_the_probe_chooses_the_faster(monkeypatch: pytest.MonkeyPatch, slow: str
     assert probe.precision == chosen and {probe.float32, probe.bfloat16} == {8.0, 16.0}
 
 
+def test_the_probe_spends_two_runs_on_a_precision_that_takes_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    times = {torch.float32: 1.0, torch.bfloat16: 2.5}
+
+    def timed(model, rows, objective, dtype):  # type: ignore[no-untyped-def]
+        asked.append(dtype)
+        return times[dtype]
+
+    monkeypatch.setattr(precision, "_timed", timed)
+    probe = probe_precision(network(), batch(2, 8), causal, seconds=0.0)
+    assert (asked.count(torch.float32), asked.count(torch.bfloat16)) == (4, 2)
+    assert (probe.precision, probe.bfloat16) == ("float32", 6.4) and "0.40 times as fast" in probe.reason
+
+
 def test_the_probe_keeps_to_float32_where_bfloat16_cannot_run() -> None:
     model = network()
 
