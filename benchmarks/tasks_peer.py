@@ -36,7 +36,9 @@ def main(task: str, run: Path, model: Path, out: Path) -> None:
     write_json(out, {"figures": figures, "main": {"name": name, "value": value, "low": low, "high": high}})
 
 
-def _trained(recipe: Recipe, plan: Mapping[str, Any], network: Any, parts: tuple[list, list], collator: Any, compute: Any) -> Any:
+def _trained(
+    recipe: Recipe, plan: Mapping[str, Any], network: Any, parts: tuple[list, list], collator: Any, compute: Any
+) -> Any:
     """The logits of the validation part after training."""
     import transformers
 
