@@ -22,6 +22,7 @@ from yanmo.errors import ConfigError, InputError
 from yanmo.files import write_json
 from yanmo.pretrain import Report, run_recipe
 from yanmo.recipe import Recipe
+from yanmo.tasks import keeping
 from yanmo.tasks.examples import TASKS, Data
 from yanmo.tasks.judging import PAGE, judge
 from yanmo.tasks.opening import SETTINGS
@@ -77,7 +78,7 @@ def finetune_task(
     """
     say: Report = report or (lambda stage, values: None)
     prepared = prepare(task, model, data, out, Wishes(**wishes), understood)
-    made = run_recipe(prepared.recipe, out, report)
+    made = run_recipe(prepared.recipe, out, report, lambda: keeping.unchanged(prepared.kept, Path(out)))
     if not (made / SETTINGS).is_file():  # a task without a head of its own
         write_json(made / SETTINGS, settings_of(prepared))
     predictor = load_predictor(out, task=task)

@@ -74,8 +74,13 @@ def pretrain(recipe: Recipe, out: str | Path, *, report: Report | None = None) -
     return run_recipe(recipe, out, report)
 
 
-def run_recipe(recipe: Recipe, out: str | Path, report: Report | None = None) -> Path:
-    """Train as the recipe says, whatever it starts from; under torchrun together with the other processes."""
+def run_recipe(
+    recipe: Recipe, out: str | Path, report: Report | None = None, held: Callable[[], None] | None = None
+) -> Path:
+    """Train as the recipe says, whatever it starts from; under torchrun together with the other processes.
+
+    held: called when the run is held, to refuse it before anything is done in it.
+    """
     check(recipe)
     if recipe.objective.kind in TEXT:
         need("pyarrow", "corpus", "training on text")
@@ -87,6 +92,7 @@ def run_recipe(recipe: Recipe, out: str | Path, report: Report | None = None) ->
         environment["kernels"] = native.level() or f"none: {native.why_absent()}"
         with hold_run(ranks, folder, identity(recipe), environment, lambda old: _adopt(folder, old, recipe)) as run:
             try:
+                ranks.by_main(held or (lambda: None))
                 return _go(recipe, run, say, ranks)
             except Error:
                 run.forget()

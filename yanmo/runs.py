@@ -11,6 +11,7 @@ In: a folder. Out: a `Run`, held by one process at a time, or a FileError where 
     model/               once the run is finished
 
     open_run             make a run folder, or take up an unfinished one
+    held                 hold a folder for what is written before the run is opened
     is_run               whether a folder is one
     score_of             the score of a line of metrics.jsonl
 """
@@ -81,6 +82,22 @@ def open_run(
     except BaseException:
         lock.close()
         raise
+
+
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Hold a folder as who runs it does, to write what a run begins with; of several ranks the main one holds it."""
+    folder = Path(folder)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be a run folder ({reason(error)}); choose another place") from None
+    with lock:
+        yield
 
 
 def is_run(folder: str | Path) -> bool:

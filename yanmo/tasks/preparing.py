@@ -11,7 +11,6 @@ In: a task, a model (folder, hub id, a recipe's .toml, or "new"), files of examp
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,19 +18,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from yanmo.errors import ConfigError, FileError, InputError, nearest, need
-from yanmo.files import read_bytes, read_text, write_atomic
+from yanmo.errors import ConfigError, InputError, nearest, need
+from yanmo.files import read_text
 from yanmo.hub import resolve
 from yanmo.models.checkpoint import load_config
 from yanmo.models.config import TransformerConfig
 from yanmo.recipe import MAX_RECIPE, Recipe, read_recipe, toml_value
-from yanmo.runs import is_run
-from yanmo.tasks import checks, translation
+from yanmo.runs import held
+from yanmo.tasks import checks, keeping, translation
 from yanmo.tasks.examples import Data, Example
 from yanmo.tasks.opening import KIND_OF
 from yanmo.tasks.reading import read
 from yanmo.tasks.splits import split
-from yanmo.tasks.stored import LIMIT, lines_of
+from yanmo.tasks.stored import lines_of
 from yanmo.tokens.tokenizer import load_tokenizer
 from yanmo.tokens.train import train_tokenizer
 
@@ -96,6 +95,7 @@ class Prepared:
     valid: list[Example]
     test: list[Example]
     data: Data
+    kept: Mapping[str, bytes]  # what RUN/data holds, by part
 
 
 def prepare(
@@ -119,16 +119,20 @@ def prepare(
     parts = _parts(task, read_data, wishes)
     for name in ("valid", "test"):  # what training does not know is said before it, or left out
         if parts[name]:
-            held = Data(parts[name], read_data.understood, read_data.bad)
-            checks.check(read_data, held, skip_bad=wishes.skip_bad)
-            parts[name] = held.examples
+            other = Data(parts[name], read_data.understood, read_data.bad)
+            checks.check(read_data, other, skip_bad=wishes.skip_bad)
+            parts[name] = other.examples
     folder = Path(out)
-    _check_place(folder, [*([data] if isinstance(data, (str, Path)) else data), *wishes.valid, *wishes.test])
-    kept = {name: folder / "data" / f"{name}.jsonl" for name, part in parts.items() if part}
-    _keep({path: _lines(task, parts[name]).encode() for name, path in kept.items()}, folder)
-    base = _base(task, model, parts["train"], folder)
-    recipe = _recipe(task, base, {name: str(path) for name, path in kept.items()}, len(parts["train"]), wishes)
-    return Prepared(task, recipe, parts["train"], parts["valid"], parts["test"], read_data)
+    keeping.check_place(folder, [*([data] if isinstance(data, (str, Path)) else data), *wishes.valid, *wishes.test])
+    kept = {name: _lines(task, part).encode() for name, part in parts.items() if part}
+    with held(folder):
+        keeping.keep(kept, folder)
+        base = _base(task, model, parts["train"], folder)
+        files = {name: str(keeping.place_of(folder, name)) for name in kept}
+        recipe = _recipe(task, base, files, len(parts["train"]), wishes)
+        keeping.follow(folder, recipe)
+        test = parts["test"] or keeping.kept_test(task, folder)
+    return Prepared(task, recipe, parts["train"], parts["valid"], test, read_data, kept)
 
 
 def settings_of(prepared: Prepared) -> dict[str, Any]:
@@ -164,38 +168,6 @@ def _lines(task: str, part: Sequence[Example]) -> str:
 
 def _turns(example: Example) -> list[dict[str, str]]:
     return [{"role": "user", "content": example.text}, {"role": "assistant", "content": example.target or ""}]
-
-
-def _check_place(folder: Path, sources: Sequence[str | Path]) -> None:
-    """Refuse to write beside what is no run, and over what is read."""
-    place = (folder / "data").resolve()
-    inside = next((path for path in sources if Path(path).resolve().is_relative_to(place)), None)
-    if inside is not None:
-        raise FileError(
-            f"{inside}: lies in {folder / 'data'}, where the run keeps its own examples; choose another --out"
-        )
-    if folder.is_dir() and not is_run(folder):
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in ("data", "lock"))
-        if foreign:
-            raise FileError(f"{folder}: holds {foreign[0]}, not a run; choose an empty folder")
-    elif folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder}: a file, and a run is a folder; choose another name")
-
-
-def _keep(files: dict[Path, bytes], folder: Path) -> None:
-    """Write what a run learns from; a run that has begun keeps its own, and other data for it are refused."""
-    begun = is_run(folder) and (folder / "checkpoints").is_dir()
-    for path, text in files.items():
-        known = path.is_file() and read_bytes(path, LIMIT) == text
-        if begun and not known:
-            raise ConfigError(
-                f"{folder}: holds a run of other data ({path.name}); give the same, or choose another folder"
-            )
-        if not known:
-            if path.is_file():  # of a command that never began: its tokenizer is of other texts too
-                shutil.rmtree(path.parent / "tokenizer", ignore_errors=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text)
 
 
 # --- the recipe
