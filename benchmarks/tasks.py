@@ -142,6 +142,7 @@ JOBS = {
             "extract",
             MINILM,
             ("relation/SemEval2010_task8_TRAIN_FILE.TXT",),
+            options=("--epochs", "2"),
             goal=0.75,
             figure="semeval_f1",
             folds=5,
@@ -162,6 +163,7 @@ JOBS = {
             "new",
             ("translation/multi30k-train.en.gz", "translation/multi30k-train.de.gz"),
             ("translation/multi30k-val.en.gz", "translation/multi30k-val.de.gz"),
+            options=("--epochs", "4"),
             goal=30.0,
         ),
         Job(
