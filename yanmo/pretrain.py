@@ -270,18 +270,19 @@ def _network(
 
 def _save(recipe: Recipe, ready: Ready, network: Network, card: str, folder: Path) -> None:
     network = network.cpu().eval()
-    files = {}
-    if ready.opened is not None:
-        task = {"task": TASK_OF[recipe.objective.kind]}
-        files[SETTINGS] = task | ready.opened.settings(network, ready.tokenizer)
+    task = {"task": TASK_OF.get(recipe.objective.kind)}
+    files = {} if ready.opened is None else {SETTINGS: task | ready.opened.settings(network, ready.tokenizer)}
     if recipe.adapter.kind != "none":
         assert ready.base is not None, "an adapter lies on a model that exists"
         here = Path(str(recipe.model.path)).expanduser().exists()  # else a hub id, which others can resolve too
-        save_adapter(network, folder, base=ready.base if here else str(recipe.model.path))
-        ready.tokenizer.save(folder)
-        write_atomic(folder / "README.md", card)
-        for name, value in files.items():
-            write_json(folder / name, value)
+
+        def beside(partial: Path) -> None:
+            ready.tokenizer.save(partial)
+            write_atomic(partial / "README.md", card)
+            for name, value in files.items():
+                write_json(partial / name, value)
+
+        save_adapter(network, folder, base=ready.base if here else str(recipe.model.path), beside=beside)
         return
     config = build.saved_config(network, ready.base)
     network.config = config

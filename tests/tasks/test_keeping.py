@@ -13,6 +13,7 @@ import yanmo
 from tests.tasks.test_classification import examples
 from yanmo import runs
 from yanmo.errors import FileError
+from yanmo.files import write_json
 from yanmo.pretrain import run_recipe
 from yanmo.tasks import keeping
 from yanmo.tasks.preparing import Wishes, prepare
@@ -92,3 +93,22 @@ def test_a_moved_run_goes_on(run: Path, tmp_path: Path, finished: bool) -> None:
     assert again.predict("a lovely day")["label"] in ("good", "bad")
     assert (moved / "metrics.jsonl").read_text().startswith(steps)  # nothing was trained again
     assert str(moved) in (moved / "recipe.toml").read_text() and str(run) not in (moved / "recipe.toml").read_text()
+
+
+def test_an_adapter_is_there_with_its_task_or_not_at_all(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, value: Any) -> None:
+        if Path(path).name == "task.json":
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    said = {"rows": 16, "epochs": 1, "length": 32, "adapter": "lora", "overrides": ["train.precision=float32"]}
+    data = run.parent / "train.tsv"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("yanmo.pretrain.write_json", killed)
+        yanmo.finetune("classify", run, data, out=tmp_path / "run", **said)
+    assert not (tmp_path / "run" / "model").exists()
+    yanmo.finetune("classify", run, data, out=tmp_path / "run", **said)
+    settings = json.loads((tmp_path / "run" / "model" / "task.json").read_text())
+    assert settings["problem"] == "single" and (tmp_path / "run" / "model" / "README.md").is_file()

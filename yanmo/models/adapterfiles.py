@@ -18,6 +18,7 @@ train. Written, equal A's stay one; different ones are stacked and the B's put o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -77,11 +78,19 @@ def is_adapter(folder: Path) -> bool:
 # --- writing
 
 
-def save_adapter(network: nn.Module, folder: str | Path, *, name: str | None = None, base: str | Path = "") -> None:
+def save_adapter(
+    network: nn.Module,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    base: str | Path = "",
+    beside: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write an adapter (the active one by default) into a folder that PEFT and Yanmo open: complete, or not at all.
 
     base: the hub id or the path of the model folder that it belongs to. A folder beside the adapter's is named by its
-    name alone, so that both can be moved together; any other by its full path.
+    name alone, so that both can be moved together; any other by its full path. beside: writes what belongs to it into
+    the folder that it is given, before that has its name.
     """
     network = transformer(network)
     board = board_of(network)
@@ -103,6 +112,7 @@ def save_adapter(network: nn.Module, folder: str | Path, *, name: str | None = N
         write_json(partial / CONFIG, write_saved(saved, known))
         if network.config.labels:
             write_json(partial / LABELS, list(network.config.labels))
+        beside(partial)
 
 
 def _assert_ours(folder: Path) -> None:
