@@ -15,7 +15,7 @@ from tests.inference.engines import CELLS, WRITERS, plain, same, writer
 from tests.models.tiny import PAIRS, random_ids
 from yanmo.errors import BusyError, Error, InputError
 from yanmo.inference.engine import Engine
-from yanmo.inference.generate import Options
+from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
 from yanmo.inference.requests import Limits
 from yanmo.inference.sampling import Sampling
@@ -378,6 +378,31 @@ def test_sources_and_states_are_kept_too(name: str) -> None:
         again = engine.submit(ids, max_new_tokens=6).result(HOLD).ids
         assert engine.stats().reused_tokens == (35 if name in PAIRS else 32)
     assert first == again == plain(model, ids, Options(max_new_tokens=6))[0]
+
+
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_ended_texts_leave_the_batch_and_sources_are_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows, projected = writer(name), [], []
+    decode, key = model.network.decode, model.network.decoder.layers[0].cross.key
+
+    def watched(ids: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+        out = decode(ids, *given, **more)
+        rows.append((len(ids), len(more["cache"].memory[0][0])))
+        return out
+
+    monkeypatch.setattr(model.network, "decode", watched)
+    handle = key.register_forward_hook(lambda *given: projected.append(1))
+    ends = Ends(start_id=model.ends.start_id)
+    try:
+        with Model(model.network, None, ends).engine(rows=4, draft=0) as engine:
+            handles = [engine.submit(numbers(3 + n, n), max_new_tokens=4 * n) for n in (1, 2, 3, 2)]
+            assert [len(h.result(60).ids) for h in handles] == [4, 8, 12, 8]
+    finally:
+        handle.remove()
+    assert len(projected) == 3, "once for each source, which two of the texts share"
+    steps = [row for row in rows if row[0] > 1]
+    assert steps == sorted(steps, reverse=True) and max(rows) == (4, 4) and {(3, 3), (1, 1)} <= set(rows)
+    assert all(texts == memories for texts, memories in rows)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

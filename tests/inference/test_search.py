@@ -119,6 +119,37 @@ def test_sources_stand_once_in_memory_whatever_the_beams(monkeypatch: pytest.Mon
     assert rows == [(2, 2), (10, 2), (10, 2), (10, 2)]
 
 
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_ended_prompts_leave_the_batch_and_sources_are_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = writer(name), []
+    decode, projected = model.network.decode, []
+    key = model.network.decoder.layers[0].cross.key
+
+    def watched(ids: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+        out = decode(ids, *given, **more)
+        rows.append((len(ids), len(more["cache"].memory[0][0]), more["cache"].rows, len(more["memory"])))
+        return out
+
+    monkeypatch.setattr(model.network, "decode", watched)
+    handle = key.register_forward_hook(lambda *given: projected.append(1))
+    prompts = [numbers(n, n) for n in (5, 9, 2, 6)]
+    with torch.inference_mode():
+        memory = model.network.encode(torch.tensor([prompts[0]]))
+        first = decode(torch.tensor([[model.ends.start_id]]), memory=memory)
+        often = frozenset(model.network.logits(first)[0, -1].topk(9).indices.tolist())
+    projected.clear()
+    try:
+        ends = Ends(eos_ids=often, start_id=model.ends.start_id)
+        texts = search_ids(model.network, prompts, Beams(beams=3), Options(max_new_tokens=14), ends)
+    finally:
+        handle.remove()
+    assert len(texts) == 4 and len(projected) == 1, "keys of the source are computed in the first step alone"
+    assert rows[0] == (4, 4, 4, 4)
+    left = [memories for _, memories, _, _ in rows[1:]]
+    assert rows[1:] == [(3 * n, n, 3 * n, n) for n in left]
+    assert left == sorted(left, reverse=True) and left[-1] < 4
+
+
 @torch.no_grad()
 def uncovered(model: Model, prompt: list[int], text: list[int]) -> float:
     """Σ over the source of log min(1, what was attended to it in all), from one pass over the whole text."""

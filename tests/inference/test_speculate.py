@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import yanmo
 from tests.inference.engines import WRITERS, plain, same, writer
@@ -182,7 +183,6 @@ def test_it_begins_again_where_the_text_begins_to_repeat_itself() -> None:
 def test_a_draft_model_changes_no_text(small: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
     monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
-    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
     model = writer("llama")
     prompts = [numbers(3 + 2 * i, 60 + i) for i in range(5)]
     options = [Options(max_new_tokens=20, seed=i, sampling=Sampling(**settings)) for i in range(5)]
@@ -205,11 +205,37 @@ def test_a_draft_model_begins_anew_in_a_long_text(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(drafting, "WINDOW", 8)
     monkeypatch.setattr(drafting, "ROOM", 16)
     model = Model(writer("llama").network, None, Ends())
-    prompt, options = numbers(30, 5), Options(max_new_tokens=60)
+    prompts, options = [numbers(n, n) for n in (30, 3, 17)], Options(max_new_tokens=60)
     with model.engine(draft_model=Model(writer("gpt2").network, None), draft=4) as engine:
-        found = engine.submit(prompt, max_new_tokens=60).result(HOLD).ids
-        assert engine.stats().drafted > 30
-    assert same(model, prompt, options, 0, found, plain(model, prompt, options)[0])
+        handles = [engine.submit(prompt, max_new_tokens=60) for prompt in prompts]
+        found = [handle.result(HOLD).ids for handle in handles]
+        assert engine.stats().drafted > 90
+    for prompt, text in zip(prompts, found):
+        assert same(model, prompt, options, 0, text, plain(model, prompt, options)[0])
+
+
+@pytest.mark.parametrize("small", ["llama-tied", "lstm"])
+def test_one_step_of_a_draft_model_guesses_for_all_texts(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Controller, "wants", lambda self, rows, expected: True)
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    model, draft, calls = Model(writer("llama").network, None, Ends()), writer(small), []
+    decode = draft.network.decode
+
+    def watched(ids: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+        calls.append(len(ids))
+        return decode(ids, *given, **more)
+
+    monkeypatch.setattr(draft.network, "decode", watched)
+    prompts, lengths = [numbers(3 + 2 * i, 60 + i) for i in range(4)], [30, 20, 25, 8]
+    with model.engine(draft_model=draft, rows=4, draft=2) as engine:
+        handles = [engine.submit(p, max_new_tokens=n) for p, n in zip(prompts, lengths)]
+        found = [h.result(HOLD).ids for h in handles]
+        steps, drafter = engine.stats().steps, engine._writer._drafter
+        assert drafter is not None and not drafter._rows and drafter._slots.rows == 0, "nothing of them is kept"
+    for prompt, length, text in zip(prompts, lengths, found):
+        options = Options(max_new_tokens=length)
+        assert same(model, prompt, options, 0, text, plain(model, prompt, options)[0])
+    assert max(calls) == 4 and len(calls) <= 4 + 2 * steps, "a beginning of each text, and two calls a step"
 
 
 def test_a_draft_of_another_vocabulary_is_one_sentence(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.inference.engines import writer
+from yanmo.errors import InputError
 from yanmo.inference.generate import Ends, Options
 from yanmo.inference.search import Beams, search_ids
 from yanmo.inference.terms import Standing, Terms, follow, standing
@@ -89,3 +90,27 @@ def test_texts_that_end_hold_all_terms_however_few_the_beams(
         assert text.finish == "length" or all(holds(tuple(text.ids), way) for way in wanted)
     assert found[0][0].lacks == 0, "the bank of the texts that hold most is never empty"
     assert all(2 not in text.ids for text in found[1])
+
+
+@pytest.mark.parametrize("name", ["marian", "llama"])
+def test_what_the_model_forces_cannot_be_forbidden(name: str) -> None:
+    model, options = writer(name), Options(max_new_tokens=3)
+    ends = Ends(start_id=model.ends.start_id, forced_first_id=7, forced_last_id=5)
+    for id, named in ((7, "the token 7 is forbidden, and the model begins"), (5, "the token 5 is forbidden, .* ends")):
+        with pytest.raises(InputError, match=named):
+            search_ids(model.network, [[3, 4]], Beams(), options, ends, [Terms(forbidden=((2,), (id,)))])
+    terms = [Terms(wanted=(((6,),),), forbidden=((7, 6), (2,)))]
+    best = search_ids(model.network, [[3, 4]], Beams(n=4), Options(max_new_tokens=4), ends, terms)[0]
+    assert len(best) == 4 and best[0].ids[2] == 6 and best[0].lacks == 0, "there is one place for it"
+    for text in best:
+        assert text.score > -1e9 and (text.ids[0], text.ids[-1]) == (7, 5)
+        assert text.ids[1] != 6 and 2 not in text.ids
+
+
+def test_no_impossible_text_is_returned() -> None:
+    model, ends = writer("llama"), Ends(forced_first_id=7)
+    one = search_ids(model.network, [[3, 4]], Beams(n=4), Options(max_new_tokens=1), ends)[0]
+    assert [text.ids for text in one] == [[7]], "the other three would not begin with what is forced"
+    every = Terms(forbidden=tuple((id,) for id in range(model.config.output_size)))
+    with pytest.raises(InputError, match="prompt 2 has no text without what is forbidden"):
+        search_ids(model.network, [[3], [4]], Beams(), Options(max_new_tokens=2), Ends(), [Terms(), every])

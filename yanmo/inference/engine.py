@@ -73,7 +73,8 @@ class Engine:
         self._prefixes = Prefixes(self.limits.prefix_bytes)
         self._slots = new_slots(network, self.limits.cache_bytes)
         self._reader = Reader(network, model.ends, self._prefixes)
-        drafter = None if draft is None else Drafter(draft.network, network.config.output_size, model.ends)
+        size, rows = network.config.output_size, self.limits.rows
+        drafter = None if draft is None else Drafter(draft.network, size, model.ends, rows)
         self._writer = Writer(network, self._slots, self.limits, drafter)
         self._waiting = Waiting()
         self._joining: deque[Row] = deque()
@@ -343,6 +344,7 @@ class Engine:
             row = self._running[place]
             if not row.over:
                 self._reader.keep(row, self._slots.cache, place)
+        self._writer.leave(rows)
         order = self._slots.leave(places)
         with self._news:
             self._running = [self._running[place] for place in order]

@@ -135,6 +135,7 @@ def search_ids(
         return []
     state = Start(network, [list(p) for p in prompts], options, ends, watch=beams.coverage_penalty > 0)
     own = list(terms) or [Terms()] * len(prompts)
+    _check_forced(own, ends)
     active = [[_Item(n, limit, own[n]) for _ in range(beams.groups)] for n, limit in enumerate(state.limits)]
     found: list[list[Found]] = [[] for _ in active]
     _begin(active, state)
@@ -158,6 +159,17 @@ def search_ids(
     return found
 
 
+def _check_forced(terms: Sequence[Terms], ends: Ends) -> None:
+    """What a model's folder writes into every text cannot be forbidden."""
+    forced = (
+        (ends.forced_first_id, "begins every text with it (forced_bos_token_id)"),
+        (ends.forced_last_id, "ends every text at its limit with it (forced_eos_token_id)"),
+    )
+    for id, what in forced:
+        if any((id,) in each.forbidden for each in terms):
+            raise InputError(f"the token {id} is forbidden, and the model {what}; forbid something else")
+
+
 def _begin(active: list[list[_Item]], state: Start) -> None:
     """What each group knows before the first token."""
     for place, groups in enumerate(active):
@@ -171,7 +183,9 @@ def _begin(active: list[list[_Item]], state: Start) -> None:
 
 
 def _best(groups: list[_Item], n: int) -> list[Found]:
-    """The n best texts of all groups, each once."""
+    """The n best texts of all groups, each once; fewer where there are no more that are possible."""
+    if not any(item.finished for item in groups):
+        raise InputError(f"prompt {groups[0].number + 1} has no text without what is forbidden; forbid less")
     ranked = sorted((text for item in groups for text in item.finished), key=_rank)
     return (
         list({tuple(text.ids): text for text in reversed(ranked)}.values())[::-1][:n] if len(groups) > 1 else ranked[:n]
@@ -222,7 +236,7 @@ def _advance(
         score += beams.diversity * taken[token]
         text = [*texts[beam], token]
         finish = "stop" if token in ends.eos_ids else "length" if length >= item.limit else ""
-        if finish and rank < beams.beams and not (full and beams.patience == "first"):
+        if finish and score > -math.inf and rank < beams.beams and not (full and beams.patience == "first"):
             lacks = len(item.terms.wanted) and item.terms.lacks(follow(item.terms, item.at[beam], token))
             whole = score / length**beams.length_penalty + _uncovered(item, beam, beams)
             new.append(Found(text, whole, finish, lacks, score))

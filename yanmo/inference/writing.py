@@ -128,6 +128,11 @@ class Writer:
                 self.counts["drafted"] += len(draft)
                 self.counts["accepted"] += count
 
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Texts that are written no more."""
+        if self._drafter is not None:
+            self._drafter.forget(rows)
+
     def _learn(self, row: Row, share: float) -> None:
         """What share of the guesses for a row held."""
         if self._kind == "draft":
@@ -186,7 +191,7 @@ class Writer:
         if not expected or not self.of_draft.wants(len(rows), expected):
             return [[] for _ in rows]
         self._kind = "draft"
-        return [drafter.guess(row, count) for row, count in zip(rows, most)]
+        return drafter.guess(rows, most)
 
 
 def _holds(row: Row, guess: int) -> bool:
