@@ -28,7 +28,7 @@ def numbers(length: int, seed: int) -> list[int]:
     return random_ids(1, length, seed=seed)[0].tolist()
 
 
-@pytest.fixture(scope="module", params=list(EARLY))
+@pytest.fixture(scope="module", params=[*EARLY, "m2m"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Model]:
     """(variant, transformers' model, ours)."""
     name = request.param

@@ -188,7 +188,17 @@ def test_label_heads_score_as_those_of_transformers(cls: str, settings: dict[str
 
 @pytest.mark.parametrize(
     "cls",
-    ["GPT2Model", "BertModel", "RobertaModel", "T5EncoderModel", "T5Model", "BartModel", "MBartModel", "LlamaModel"],
+    [
+        "GPT2Model",
+        "BertModel",
+        "RobertaModel",
+        "T5EncoderModel",
+        "T5Model",
+        "BartModel",
+        "MBartModel",
+        "M2M100Model",
+        "LlamaModel",
+    ],
 )
 def test_a_model_without_a_head_gives_its_hidden_states(cls: str, tmp_path: Path) -> None:
     settings = {
@@ -200,11 +210,12 @@ def test_a_model_without_a_head_gives_its_hidden_states(cls: str, tmp_path: Path
         "T5Mo": "t5",
         "Bart": "bart",
         "MBar": "mbart",
+        "M2M1": "m2m",
     }
     variant = settings.get(cls[:4], "llama")
     theirs = make(cls, VARIANTS[variant][1], tmp_path)
     ids = random_ids(2, 9)
-    both = cls in ("T5Model", "BartModel", "MBartModel")
+    both = cls in ("T5Model", "BartModel", "MBartModel", "M2M100Model")
     with torch.no_grad():
         out = theirs(input_ids=ids, **({"decoder_input_ids": ids} if both else {}))
     model = Model(load_network(tmp_path), None)

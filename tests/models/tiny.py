@@ -138,6 +138,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bart": ("BartForConditionalGeneration", BART),
     "mbart": ("MBartForConditionalGeneration", BART | {"scale_embedding": True}),
+    "m2m": ("M2M100ForConditionalGeneration", BART | {"max_position_embeddings": 41, "tie_word_embeddings": True}),
     "bart-scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "activation_function": "relu"}),
 }
 

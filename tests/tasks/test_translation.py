@@ -18,7 +18,7 @@ from yanmo.inference.model import Model, load
 from yanmo.recipe import ModelSection
 from yanmo.tasks.examples import Example
 from yanmo.tasks.glossary import Called, Glossary, holds, read_glossary, terms_of
-from yanmo.tasks.translation import Said, _options, _sentences, n_best, predict, prepare, settings_of
+from yanmo.tasks.translation import Said, _code, _options, _sentences, n_best, predict, prepare, settings_of
 from yanmo.tokens.tokenizer import load_tokenizer
 from yanmo.training.build import build_network
 
@@ -213,3 +213,42 @@ def test_the_languages_of_mbart_are_chosen_by_their_codes(tmp_path: Path) -> Non
     assert other["translation"] != found["translation"]
     with pytest.raises(InputError, match="no language 'fr'"):
         predict(model, settings | {"target_language": "fr"}, rows("A dog."))
+
+
+def test_the_languages_of_m2m_are_chosen_by_their_codes(tmp_path: Path) -> None:
+    import json
+
+    from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
+
+    from tests.models.tiny import BART, make
+    from yanmo.tokens.train import piece_model
+
+    pieces = piece_model(iter([text for pair in PAIRS for text in pair] * 20), 150)
+    table = {p: n for n, p in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces.pieces[3:]])}
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(pieces.data)
+    (tmp_path / "vocab.json").write_text(json.dumps(table), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer"}', "utf-8")
+    sizes = {"vocab_size": len(table) + 108, "pad_token_id": 1, "bos_token_id": 0}
+    theirs = make("M2M100ForConditionalGeneration", BART | sizes, tmp_path)
+    words = M2M100Tokenizer.from_pretrained(tmp_path, src_lang="de")
+    model, settings = load(tmp_path), {"beams": 3, "max_ratio": 1.0, "source_language": "de", "target_language": "zh"}
+    model.save(tmp_path / "saved")
+    again = M2M100ForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for _, text in PAIRS:
+        ids = words(text, return_tensors="pt").input_ids
+        assert ids[0, 0] == words.get_lang_id("de")
+        limit = min(-(-ids.shape[1] // 8) * 8 + 16, 39)
+        given = {"num_beams": 3, "max_new_tokens": limit, "early_stopping": False}
+        out = theirs.generate(ids, forced_bos_token_id=words.get_lang_id("zh"), **given)
+        assert torch.equal(out, again.generate(ids, forced_bos_token_id=words.get_lang_id("zh"), **given))
+        found = predict(model, settings, rows(text))[0]
+        assert found["translation"] == model.tokenizer.decode(out[0].tolist()).strip()
+    with pytest.raises(InputError, match="no language 'xx'"):
+        predict(model, settings | {"target_language": "xx"}, rows("A dog."))
+
+
+def test_a_language_of_several_scripts_is_asked_for() -> None:
+    codes = {"eng_Latn": 1, "zho_Hans": 2, "zho_Hant": 3}
+    assert _code(codes, "eng") == "eng_Latn" and _code(codes, "zho_Hant") == "zho_Hant"
+    with pytest.raises(InputError, match="2 languages 'zho': zho_Hans, zho_Hant; name one"):
+        _code(codes, "zho")

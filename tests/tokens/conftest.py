@@ -65,6 +65,18 @@ def xlmr(folder: Path, xlmr_model: bytes) -> Path:
     return folder
 
 
+@pytest.fixture
+def m2m(folder: Path, t5_model: bytes) -> Path:
+    """M2M100: its own four ids, pieces in an order of their own, languages behind them."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=t5_model)
+    pieces = [model.id_to_piece(number) for number in range(3, model.get_piece_size())]
+    table = {piece: number for number, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces[::-1]])}
+    (folder / "sentencepiece.bpe.model").write_bytes(t5_model)
+    (folder / "vocab.json").write_text(json.dumps(table), "utf-8")
+    config(folder, tokenizer_class="M2M100Tokenizer", src_lang="zh")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def marian_files(corpus: list[str]) -> dict[str, bytes]:
     english = [line for line in corpus if line.isascii()]

@@ -251,6 +251,55 @@ def test_marian_ids_are_those_of_transformers_on_both_sides(marian):
     assert tokenizer.encode(text) != tokenizer.encode(text, target=True)
 
 
+def test_m2m_ids_are_those_of_transformers_and_stand_behind_their_language(m2m):
+    tokenizer, theirs = load_tokenizer(m2m), reference(m2m)
+    for text in TEXTS:
+        assert tokenizer.encode(text) == theirs(text)["input_ids"], text
+    assert tokenizer.vocab_size == theirs.get_lang_id("zu") + 1
+    for code in ("af", "zh", "de"):
+        assert tokenizer.id(f"__{code}__") == theirs.get_lang_id(code)
+    assert tokenizer.encode("你好")[0] == theirs.get_lang_id("zh") and tokenizer.encode("你好")[-1] == tokenizer.eos_id
+    ids = [2, theirs.get_lang_id("de"), *tokenizer.encode("the model", add_special_tokens=False), 2]
+    assert tokenizer.decode(ids) == "the model"  # transformers 5 forgets that a language is a special token
+    tokenizer.save(m2m / "saved")
+    again, opened = load_tokenizer(m2m / "saved"), reference(m2m / "saved")
+    assert again.hash == tokenizer.hash
+    assert opened("你好 the model")["input_ids"] == tokenizer.encode("你好 the model")
+
+
+def test_m2m_names_what_is_missing(m2m):
+    config(m2m, tokenizer_class="M2M100Tokenizer", language_codes="klingon")
+    with pytest.raises(FileError, match="language_codes is 'klingon'; known are m2m100 and wmt21"):
+        load_tokenizer(m2m)
+    (m2m / "vocab.json").unlink()
+    with pytest.raises(FileError, match="M2M100 needs it beside sentencepiece.bpe.model"):
+        load_tokenizer(m2m)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("MBartTokenizer", {"src_lang": "de_DE"}),
+        ("MBart50Tokenizer", {}),
+        ("NllbTokenizer", {"src_lang": "deu_Latn"}),
+        ("NllbTokenizer", {"legacy_behaviour": True}),
+    ],
+)
+def test_a_source_stands_in_the_frame_of_its_family_whatever_the_file_was_saved_with(folder, kind, more):
+    import transformers
+
+    words = {"▁the": 4, "▁model": 5, "▁": 6, "en_XX": 7, "de_DE": 8, "eng_Latn": 9, "deu_Latn": 10, "<mask>": 11}
+    vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3} | words
+    given = [(word, -1.0) for word in vocab] if "MBart" in kind else vocab
+    made = getattr(transformers, kind)(given, additional_special_tokens=[w for w in words if "_" in w])
+    made.save_pretrained(folder)
+    said = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    config(folder, **said | more)
+    tokenizer, theirs = load_tokenizer(folder), reference(folder)
+    for text in ("the model", "the", ""):
+        assert tokenizer.encode(text) == theirs(text)["input_ids"]
+
+
 def test_t5_and_xlm_roberta_are_sentencepiece_with_moved_ids(t5, xlmr_model, t5_model, tmp_path):
     other = tmp_path / "xlmr"
     other.mkdir()

@@ -136,7 +136,8 @@ class Step:
         if config.position == "learned":
             added, offset = stack.positions.weight.detach().float().contiguous(), config.position_offset
         elif config.position == "sinusoidal":
-            added = sinusoids(config.max_positions, config.width)
+            offset = config.position_offset
+            added = sinusoids(config.max_positions + offset, config.width, config.rope_theta)
         given = self._matrix(table.matrix, None)
         scale = config.embedding_scale
         self._record(EMBED, self.hidden, self.hidden, None, added, what=given, row=offset, eps=scale)

@@ -73,7 +73,7 @@ class TransformerConfig:
     # positions
     position: Position = "learned"
     position_offset: int = 0  # rows of the table before the one of position 0
-    rope_theta: float = 10000.0
+    rope_theta: float = 10000.0  # the base of the frequencies of rotary positions, and of sinusoids
     rope_scaling: RopeScaling | None = None
     relative_buckets: int = 32
     relative_max_distance: int = 128

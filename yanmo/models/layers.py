@@ -109,10 +109,10 @@ class FeedForward(nn.Module):
         return project(inner, self.down)[0]
 
 
-def sinusoids(positions: int, width: int) -> Tensor:
+def sinusoids(positions: int, width: int, base: float = 10000.0) -> Tensor:
     """Return the table (positions, width): sines in the first half, cosines in the second (Marian's order)."""
     even = torch.arange(0, width, 2, dtype=torch.float64)
-    angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (even / width)
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] / base ** (even / width)
     return torch.cat([angle.sin(), angle.cos()[:, : width // 2]], dim=1).float()
 
 

@@ -133,8 +133,9 @@ class Stack(nn.Module):
         if config.position == "learned":
             hidden = hidden + self.positions(positions + config.position_offset)
         elif config.position == "sinusoidal":
-            table = sinusoids(int(positions.max()) + 1, config.width)
-            hidden = hidden + table.to(hidden)[positions]
+            places = positions + config.position_offset
+            table = sinusoids(int(places.max()) + 1, config.width, config.rope_theta)
+            hidden = hidden + table.to(hidden)[places]
         if config.n_token_types:
             types = torch.zeros_like(positions) if token_types is None else token_types
             hidden = hidden + self.token_types(types)

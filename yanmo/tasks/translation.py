@@ -1,12 +1,12 @@
 """Translate: texts with their layout, sentence by sentence, by beam search, with a glossary.
 
-In: a model that reads a source and writes a target (Marian, T5, BART, mBART, or trained here), settings, rows with
-`text`. Out: rows with `translation` and `score`.
+In: a model that reads a source and writes a target (Marian, T5, BART, mBART, M2M100, NLLB, or trained here), settings,
+rows with `text`. Out: rows with `translation` and `score`.
 
     prepare      training examples → the parts of a recipe, and a tokenizer for a model that starts from nothing
     settings_of  what the finished model's task.json holds
     predict      model, settings, rows → translations
-    languages    a model whose vocabulary has language codes (mBART), set to a pair of them
+    languages    a model whose vocabulary has language codes (mBART, M2M100, NLLB), set to a pair of them
 
     A text is cut into blocks and sentences (sentences.py), all sentences of all rows are searched together, those of
     about the same length in one batch, and the translations are put back in their places.
@@ -43,7 +43,7 @@ SIZES: dict[str, Any] = {"family": "bart", "width": 192, "layers": 3, "heads": 3
 TRAINING: dict[str, Any] = {"optimizer": "muon", "schedule": "cosine", "warmup": 0.04, "ema": 0.99}
 STEP = 8  # tokens by which limits grow
 LONGEST = 512  # tokens of a sentence where the model has no table of positions
-CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")  # en_XX; of other families eng_Latn, __en__
+CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")  # en_XX of mBART, eng_Latn of NLLB, __en__ of M2M100
 CLAUSES = re.compile(r"(?<=[;:,，；：、。．])\s*|\s+")
 VOCAB, FEWEST = 8000, 500  # ids of a new vocabulary; of a small one
 OPTIONS: dict[str, Any] = {
@@ -342,7 +342,9 @@ def _code(codes: dict[str, int], wanted: str) -> str:
     if wanted in codes:
         return wanted
     found = [code for code in codes if code.strip("_").split("_")[0] == wanted]
-    if len(found) != 1:
+    if len(found) > 1:
+        raise InputError(f"the model has {len(found)} languages {wanted!r}: {', '.join(found)}; name one of them")
+    if not found:
         some = ", ".join(list(codes)[:8])
         raise InputError(f"the model has no language {wanted!r}{nearest(wanted, codes)}; it has {some} …")
     return found[0]

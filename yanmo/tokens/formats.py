@@ -28,6 +28,7 @@ from yanmo.tokens.settings import MAX_ID, NAMES, Settings
 T = TypeVar("T")
 
 PAIRS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+LANGUAGE = {"mbart": "en_XX", "mbart50": "en_XX", "nllb": "eng_Latn"}  # of a source where a folder says none
 MAX_GROWTH = 1024  # how much longer the replacements of a tokenizer.json may make a text
 
 # The pre-tokenizer of Qwen 2 and 3: a contraction, a word with the sign before it, a digit, signs with the line ends
@@ -259,12 +260,25 @@ def prepare(library: Library, path: Path, settings: Settings) -> None:
         single = " ".join(filter(None, (left, "$A", right)))
         second = " ".join(f"{token}:1" for token in (left, "$B", right) if token)
         _template(library, path, single, f"{single} {second}", [token for token in (left, right) if token])
+    if settings.family in LANGUAGE:
+        _languages(library, path, settings)
+
+
+def _languages(library: Library, path: Path, settings: Settings) -> None:
+    """The frame of a source in the family's way, whatever language the file was saved in: its code, and the end."""
+    code, end = settings.raw.get("src_lang") or LANGUAGE[settings.family or ""], settings.name("eos")
+    if not isinstance(code, str) or library.token_to_id(code) is None or end is None:
+        return  # a vocabulary of other languages: its own frame stays
+    behind = settings.family == "mbart" or (settings.family == "nllb" and settings.flag("legacy_behaviour"))
+    texts = ("$A", "$A $B")
+    single, pair = (f"{text} {end} {code}" if behind else f"{code} {text} {end}" for text in texts)
+    _template(library, path, single, pair, [code, end])
 
 
 def _described(settings: Settings, token: str, role: bool) -> tuple[AddedToken, bool, int | None]:
     known = settings.known(token)
     if known is None:
-        mask = settings.family in ("roberta", "xlm-roberta") and token == settings.name("mask")
+        mask = settings.family in ("roberta", "xlm-roberta", *LANGUAGE) and token == settings.name("mask")
         return AddedToken(token, special=True, normalized=False, lstrip=mask), True, None
     special = known.special or role
     entry = AddedToken(

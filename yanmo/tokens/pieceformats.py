@@ -7,6 +7,7 @@ In: a .model (or Marian's source.spm, target.spm and vocab.json) and the folder'
     t5             <extra_id_0> … <extra_id_99> at the end, counted down; </s> after every text
     xlm_roberta    ids moved to fairseq's order: <s> <pad> </s> <unk>, pieces, <mask>
     marian         pieces looked up in vocab.json; </s> after every text
+    m2m            pieces looked up in vocab.json, languages behind them; the source's before a text, </s> after it
 
 Punctuation is not normalised for Marian: transformers does so only where the package sacremoses is installed.
 """
@@ -23,6 +24,13 @@ from yanmo.tokens.piecemodel import CONTROL, UNKNOWN, PieceModel, read_model
 from yanmo.tokens.sentencepieces import Layout, PieceEngine, Side
 from yanmo.tokens.settings import GENERIC, ROLES, Added, Settings
 
+# M2M100's languages in the order of their ids, which no file of a folder needs to say
+LANGUAGES = {
+    "m2m100": "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr "
+    "ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps "
+    "pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu",
+    "wmt21": "en ha is ja cs ru zh de",
+}
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -36,6 +44,8 @@ def read_pieces(path: Path, settings: Settings) -> PieceEngine:
         return t5(model, settings)
     if family == "xlm-roberta":
         return xlm_roberta(model, settings)
+    if family == "m2m":
+        return m2m(model, settings)
     if family == "":
         return plain(model, settings)
     raise FileError(
@@ -145,6 +155,31 @@ def marian(folder: Path, settings: Settings) -> PieceEngine:
     config = {"tokenizer_class": "MarianTokenizer"}
     layout = Layout("marian", names, tuple(added), "always", ((), (), end), table, files, config)
     return PieceEngine(sides[0], layout, settings, sides[1])
+
+
+def m2m(model: PieceModel, settings: Settings) -> PieceEngine:
+    """M2M100: a model over a vocab.json, and behind that a token for each language."""
+    path = model.path.with_name("vocab.json")
+    if not path.is_file():
+        raise FileError(f"{path}: no such file, and M2M100 needs it beside {model.path.name}; fetch it")
+    table = read_table(path)
+    unknown = settings.name("unk") or "<unk>"
+    if unknown not in table:
+        raise FileError(f"{path}: no {unknown} in it, which M2M100 needs; is it the right file?")
+    kind = settings.raw.get("language_codes") or "m2m100"
+    if kind not in LANGUAGES:
+        raise FileError(f"{settings.source}: language_codes is {kind!r}; known are {' and '.join(LANGUAGES)}")
+    size = max(table.values()) + 1
+    languages = {f"__{code}__": size + place for place, code in enumerate(LANGUAGES[kind].split())}
+    side = Side(model, [table.get(piece, table[unknown]) for piece in model.pieces])
+    names, added = _added(side, settings, table, {**table, **languages}, tuple(languages))
+    known = {entry.content: entry.id for entry in added}
+    code = settings.raw.get("src_lang") or "en"
+    begin, end = _ids(model.path, known, f"__{code}__"), _ids(path, known, names["eos"])
+    files = {"sentencepiece.bpe.model": model.data, "vocab.json": read_bytes(path)}
+    config = {"tokenizer_class": "M2M100Tokenizer", "language_codes": kind}
+    layout = Layout("m2m", names, tuple(added), "always", (begin, (), end), table, files, config)
+    return PieceEngine(side, layout, settings)
 
 
 def _added(

@@ -143,7 +143,8 @@ def rules(c: TransformerConfig) -> list[Rule]:
         for i in range(layers):
             table += _layer(f"~{side}.layers.{i}", f"{side}.layers.{i}", cross=side == "decoder")
     if c.head == "causal":
-        table.append(same("final_logits_bias", "head.bias", lead=True))
+        if c.logit_bias:
+            table.append(same("final_logits_bias", "head.bias", lead=True))
         if not c.tie_embeddings:
             table.append(same("lm_head.weight", "head.weight"))
     if c.head == "sequence":

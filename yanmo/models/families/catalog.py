@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yanmo.models.families import bart, bert, gpt2, llama, mbart, recurrent, t5
+from yanmo.models.families import bart, bert, gpt2, llama, m2m, mbart, recurrent, t5
 from yanmo.models.families.table import Family
 
 FAMILIES: dict[str, Family] = {
@@ -17,6 +17,7 @@ FAMILIES: dict[str, Family] = {
         bart.MARIAN,
         bart.BART,
         mbart.MBART,
+        m2m.M2M100,
         llama.LLAMA,
         llama.MISTRAL,
         llama.QWEN2,
