@@ -206,3 +206,20 @@ def test_real_files(name, sentences, groups, counts):
     assert len(data.examples) == sentences and len({e.group for e in data.examples}) == groups
     found = Counter(span.type for example in data.examples for span in example.entities)
     assert counts.items() <= found.items()
+
+
+def test_the_columns_of_a_sentence_s_id_and_group_are_read(tmp_path):
+    content = "d1 s1 Ada B-PER\nd1 s1 met O\n\nd1 s2 Bob B-PER\n\nd2 s3 Eve B-PER\n"
+    data = read(tmp_path, content, columns={"token": "3", "group": "1", "id": "2"})
+    assert [(e.id, e.group) for e in data.examples] == [("s1", "d1"), ("s2", "d1"), ("s3", "d2")]
+    assert data.understood.columns == {"token": "3", "tag": "4", "id": "2", "group": "1"}
+    with pytest.raises(InputError, match="no column 'doc' for the group; its columns are 1 to 4"):
+        read(tmp_path, content, columns={"group": "doc"})
+    words = "Sentence #,Word,Doc,Tag\nS1,Ada,d1,B-PER\n,met,d1,O\nS2,Bob,d2,B-PER\n"
+    data = read(tmp_path, words, "a.csv", columns={"group": "Doc"})
+    assert [(e.id, e.group) for e in data.examples] == [("S1", "d1"), ("S2", "d2")]
+
+
+def test_columns_that_have_no_effect_are_said(tmp_path):
+    data = read(tmp_path, "{{PER:Ada}} lived.\n{{PER:Eve}} too.\n", "a.txt", columns={"group": "doc"})
+    assert "a.txt: has no columns of that kind, so group=doc has no effect on it" in data.understood.notes

@@ -368,3 +368,32 @@ def test_kept_examples_that_are_damaged_are_told_by_their_line(tmp_path):
         path = write(tmp_path, "b.jsonl", damaged)
         with pytest.raises(FileError, match=f"b.jsonl:{line}: no example of a task"):
             stored.read_examples(path)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    places = ["a/x/part.tsv", "b/x/part.tsv", "b/y/part.tsv", "b/y/other.tsv"]
+    for place in places:
+        (tmp_path / "d" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / place).write_text(PLAIN)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for place in places:
+            archive.write(tmp_path / "d" / place, place)
+    for path in (tmp_path / "d", tmp_path / "d.zip"):
+        ids = [example.id for example in reading.read("classify", path).examples]
+        assert len(set(ids)) == len(ids)
+        assert {key.partition(":")[0] for key in ids} == {"a/x/part.tsv", "b/x/part.tsv", "y/part.tsv", "other.tsv"}
+    both = reading.read("classify", [tmp_path / "d.zip", tmp_path / "d" / "b" / "y" / "other.tsv"]).examples
+    assert len({example.id for example in both}) == len(both)
+
+
+def test_documents_of_one_name_are_told_apart_and_keep_their_own_annotations(tmp_path):
+    for place, text in (("a/1.a", "Ada ran."), ("a/1.b", "Bob ran."), ("b/1.a", "Eve ran.")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{place}.txt").write_text(text)
+        (tmp_path / f"{place}.ann").write_text(f"T1\tPER 0 3\t{text[:3]}\n")
+    data = reading.read("extract", tmp_path)
+    assert [(e.id, e.group, e.text) for e in data.examples] == [
+        ("a/1.a", "a/1.a", "Ada ran."), ("1.b", "1.b", "Bob ran."), ("b/1.a", "b/1.a", "Eve ran.")
+    ]  # fmt: skip
+    found = reading.read("extract", [tmp_path / "a" / "1.a.ann", tmp_path / "b" / "1.a.ann"])
+    assert [e.id for e in found.examples] == ["a/1.a", "b/1.a"]

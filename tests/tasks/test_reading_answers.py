@@ -100,3 +100,14 @@ def test_one_question_set_a_line(tmp_path):
         "a.jsonl:4",
         "a.jsonl:5",
     ]
+
+
+def test_questions_are_found_by_ids_in_any_form(tmp_path):
+    ids = ["问1", 'a"b', "a/b", 7, "7", "plain"]
+    asked = [{"id": key, "question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]} for key in ids]
+    made = {"data": [{"paragraphs": [{"context": 'Ada said "id": "plain".', "qas": asked}]}]}
+    text = json.dumps(made, indent=1).replace("a/b", r"a\/b")
+    data = reading.read("answer", write(tmp_path, "a.json", text))
+    lines = [number for number, line in enumerate(text.split("\n"), start=1) if line.strip().startswith('"id": ')]
+    assert [example.where for example in data.examples] == [f"a.json:{line}" for line in lines]
+    assert len({example.where for example in data.examples}) == len(ids)

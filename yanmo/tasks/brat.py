@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from yanmo.tasks import columns
 from yanmo.tasks.examples import Bad, Example, Relation, Span
 from yanmo.tasks.reading_files import File, Reading, Refused, decode, fit, load, short
 
@@ -35,7 +36,7 @@ def paired(files: Sequence[File]) -> tuple[list[tuple[File, File]], list[File]]:
         if file.suffix == ".ann":
             text = texts.get(file.stem)
             if text is None and file.data is None and (beside := file.path.with_suffix(".txt")).is_file():
-                text = File(beside, beside.name)
+                text = File(beside, f"{file.name.removesuffix(file.suffix)}.txt")
             if text is not None:
                 pairs.append((text, file))
                 used |= {id(text), id(file)}
@@ -44,6 +45,7 @@ def paired(files: Sequence[File]) -> tuple[list[tuple[File, File]], list[File]]:
 
 def document(text_file: File, file: File, reading: Reading) -> Example | Bad:
     """The example of a pair, or a Bad that names the line of the annotation."""
+    columns.ignored(text_file, reading)
     text = decode(text_file, load(text_file), reading, exact=True)
     content = decode(file, load(file), reading)
     if not text.strip():
@@ -86,7 +88,7 @@ def _document(text_file: File, file: File, contents: tuple[str, str], reading: R
     except Refused as refused:
         return Bad(file.at(at), str(refused))
     where = text_file.at(1)
-    name = text_file.stem[1]
+    name = text_file.name.removesuffix(text_file.path.name) + text_file.stem[1]
     held = tuple(dict.fromkeys(relations))
     return Example(name, where, text, entities=tuple(spans.values()), relations=held, group=name)
 

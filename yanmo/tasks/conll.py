@@ -22,9 +22,9 @@ from typing import Any
 
 from yanmo.errors import FileError, InputError
 from yanmo.tasks import schemes
-from yanmo.tasks.columns import named
+from yanmo.tasks.columns import named, resolve, value
 from yanmo.tasks.examples import Bad, Example, Span
-from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, short
+from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit, short, together
 from yanmo.tasks.rebuilt import characters, rebuild
 
 SAMPLE = 2000  # lines from which is guessed
@@ -56,12 +56,17 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where in a line things stand: `token` and `tag` are places from 0."""
+    """Where in a line things stand, as places from 0; those of the sentence's id and group are None where it has none.
 
-    separator: str | None  # None: any run of blanks
+    separator: None for any run of blanks.
+    """
+
+    separator: str | None
     width: int
     token: int
     tag: int
+    id: int | None = None
+    group: int | None = None
 
     def cells(self, line: str) -> list[str]:
         if self.separator == "\t":
@@ -96,7 +101,8 @@ def columns(file: File, text: str, reading: Reading) -> Rows:
         f"{file.name}: {layout.width} columns between {spoken}, token in column {layout.token + 1}, tag in column "
         f"{layout.tag + 1}"
     )
-    reading.understood.columns |= {"token": str(layout.token + 1), "tag": str(layout.tag + 1)}
+    places = {role: getattr(layout, role) for role in ("token", "tag", "id", "group")}
+    reading.understood.columns |= {role: str(place + 1) for role, place in places.items() if place is not None}
     first = text.partition("\n")[0]
     if _is_header([layout.cells(line) for line in text.split("\n", SAMPLE)[:SAMPLE] if line.strip(" \t\r")]):
         reading.note(f"{file.name}: the first line names the columns")
@@ -135,15 +141,22 @@ def is_table(names: Sequence[str]) -> bool:
 
 
 def table(file: File, names: Sequence[str], rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Rows:
-    """Yield the sentences of a table with a word a row; an empty cell of the sentence's name goes on with the last."""
+    """Yield the sentences of a table with a word a row; an empty cell of the sentence's name goes on with the last.
+
+    Of a sentence's id and group the first row counts.
+    """
+    said = {role: resolve(reading.columns[role], names, file) for role in ("id", "group") if role in reading.columns}
     small = {name.lower(): name for name in reversed(names)}
     word, tag, name = (next(small[known] for known in all_ if known in small) for all_ in (WORD, TAGS, SENTENCE))
-    reading.understood.columns |= {"token": word, "tag": tag}
+    reading.understood.columns |= {"token": word, "tag": tag} | said
     reading.note(f"{file.name}: a word a row, its sentence named by {name}")
     sentences: list[Sentence] = []
+    last = ""
     for line, row in rows:
-        if not sentences or (row[name].strip() and row[name] != sentences[-1].name):
-            sentences.append(Sentence(line, "", row[name]))
+        if not sentences or (row[name].strip() and row[name] != last):
+            last = row[name]
+            own = value(row, said["id"]) if "id" in said else last
+            sentences.append(Sentence(line, together(value(row, said["group"]) if "group" in said else None), own))
         held = sentences[-1]
         if row[word] and row[tag].strip():
             held.tokens.append(row[word])
@@ -213,14 +226,15 @@ def _layout(file: File, text: str, reading: Reading) -> Layout:
     if width < 2:
         raise FileError(f"{file.path}: no columns of tokens and tags; write a token, a tab and its tag in each line")
     rows = [row for row in cells if len(row) == width]
-    token = _place(file, reading, "token", width, 1 if width > 2 and _numbered(rows) else 0)
-    tag = _place(file, reading, "tag", width, width - 1)
+    token = _place(file, reading, "token", width) if "token" in reading.columns else int(width > 2 and _numbered(rows))
+    tag = _place(file, reading, "tag", width) if "tag" in reading.columns else width - 1
     if "tag" not in reading.columns and sum(bool(TAG.fullmatch(row[-1])) for row in rows) < 0.5 * len(rows):
         tagged = [p for p in range(width) if sum(bool(TAG.fullmatch(row[p])) for row in rows) > 0.9 * len(rows)]
         tag = tagged[-1] if tagged else tag
     if token == tag:
         raise InputError(f"{file.name}: column {tag + 1} cannot be both token and tag; name two columns")
-    return Layout(separator, width, token, tag)
+    held = {role: _place(file, reading, role, width) for role in ("id", "group") if role in reading.columns}
+    return Layout(separator, width, token, tag, **held)
 
 
 def _numbered(rows: Sequence[Sequence[str]]) -> bool:
@@ -230,10 +244,8 @@ def _numbered(rows: Sequence[Sequence[str]]) -> bool:
     return len(numbers) > 2 and min(numbers) >= 0 and steps == len(numbers) - 1
 
 
-def _place(file: File, reading: Reading, role: str, width: int, default: int) -> int:
-    said = reading.columns.get(role)
-    if said is None:
-        return default
+def _place(file: File, reading: Reading, role: str, width: int) -> int:
+    said = reading.columns[role]
     if not said.isdecimal() or not 1 <= int(said[:6]) <= width:
         raise InputError(f"{file.name}: no column {said!r} for the {role}; its columns are 1 to {width}")
     return int(said) - 1
@@ -277,6 +289,9 @@ def _add(file: File, held: Sentence, number: int, cells: list[str], layout: Layo
     elif not cells[layout.tag].strip():
         why = "its tag is empty"
     else:
+        if not held.tokens:  # what a line says of its sentence, the first one does
+            held.name = held.name if layout.id is None else cells[layout.id].strip()
+            held.group = held.group if layout.group is None else cells[layout.group].strip()
         held.tokens.append(cells[layout.token])
         held.tags.append(cells[layout.tag].strip())
         held.lines.append(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from yanmo.tasks import columns
 from yanmo.tasks.examples import Bad, Example, Span
 from yanmo.tasks.reading_files import File, Reading, Refused, Rows, fit
 
@@ -31,6 +32,7 @@ def kind(text: str) -> str | None:
 
 def lines(file: File, text: str, name: str, reading: Reading) -> Rows:
     """Yield the lines; a mark that is not closed is a Bad."""
+    columns.ignored(file, reading)
     reading.note(f"{file.name}: entities are marked as {name}, a text a line")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -64,6 +64,7 @@ def _ordered(pair: tuple[File, File], reading: Reading) -> tuple[File, File]:
 def lines(pair: tuple[File, File], reading: Reading) -> Rows:
     """Yield line by line of two files; raises FileError where one is longer."""
     reading.format("two files of lines")
+    columns.ignored(pair[0], reading, "text", "target")
     sides = []
     for file in pair:
         held = decode(file, load(file), reading).split("\n")
@@ -155,6 +156,7 @@ class _Refused(Exception):
 def tmx(file: File, data: bytes, reading: Reading) -> Rows:
     """Yield the units of a translation memory that have both languages."""
     reading.format("TMX")
+    columns.ignored(file, reading, "text", "target")
     languages: tuple[str, str] | None = None
     for line, header, unit in _units(file, data):
         where = file.at(line)

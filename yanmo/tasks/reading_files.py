@@ -18,7 +18,8 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -71,8 +72,8 @@ class File:
 
     @property
     def stem(self) -> tuple[str, str]:
-        """The folder and the name without its suffix, by which files belong together."""
-        return str(self.path.parent), self.path.name.partition(".")[0]
+        """The folder and the name without its last suffix, by which files belong together."""
+        return str(self.path.parent), self.path.name[: len(self.bare) - len(self.suffix)]
 
     def at(self, line: int) -> str:
         """ "file:line" """
@@ -103,44 +104,48 @@ class Reading:
 
 def find(paths: list[Path]) -> list[File]:
     """The files behind the paths, in their order; hidden ones inside a folder are passed over."""
-    found: list[Path] = []
+    found: list[tuple[Path, bytes | None]] = []
     for path in paths:
         try:
             if path.is_dir():
                 inside = [p for p in sorted(path.rglob("*")) if p.is_file()]
                 inside = [p for p in inside if not any(q.startswith(".") for q in p.relative_to(path).parts)]
-                inside = [p for p in inside if not ABOUT.match(p.name)] or inside
                 if not inside:
                     raise FileError(f"{path}: no files in this folder; name files of examples")
-                found += inside
+                found += _without_notes([(p, None) for p in inside])
             elif is_archive(path) and path.exists():
-                return _archived(paths)
+                held = [(path / name, data) for name, data in members(path, MAX_BYTES)]
+                if not held:
+                    raise FileError(f"{path}: no files in this archive; name files of examples")
+                found += _without_notes(held)
             elif path.exists():
-                found.append(path)
+                found.append((path, None))
             else:
                 raise FileError(f"{path}: no such file or folder; check the path")
         except FileError:
             raise
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise FileError(f"{shown(str(path))}: cannot be read ({reason(error)}); check the path") from None
-    names = [path.name for path in found]
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    return [File(p, shown(f"{p.parent.name}/{p.name}" if p.name in twice else p.name)) for p in found]
+    names = _names([path for path, _ in found])
+    return [File(path, shown(name), data) for (path, data), name in zip(found, names)]
 
 
-def _archived(paths: list[Path]) -> list[File]:
-    """The files behind paths of which some are archives."""
-    files: list[File] = []
-    for path in paths:
-        if is_archive(path) and path.is_file():
-            inside = [File(path / name, shown(Path(name).name), data) for name, data in members(path, MAX_BYTES)]
-            if not inside:
-                raise FileError(f"{path}: no files in this archive; name files of examples")
-            inside = [file for file in inside if not ABOUT.match(file.path.name)] or inside
-            files += inside
-        else:
-            files += find([path])
-    return files
+def _without_notes(files: Sequence[tuple[Path, bytes | None]]) -> Sequence[tuple[Path, bytes | None]]:
+    """Without what is about the data, unless there is nothing else."""
+    return [file for file in files if not ABOUT.match(file[0].name)] or files
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The name of each file, with as many of its folders as tell it from the others: ids and groups are made of it."""
+    depths = dict.fromkeys(paths, 1)
+    while True:
+        names = {path: "/".join(path.parts[-depth:]) for path, depth in depths.items()}
+        counts = Counter(names.values())
+        more = [path for path in depths if counts[names[path]] > 1 and depths[path] < len(path.parts)]
+        if not more:
+            return [names[path] for path in paths]
+        for path in more:
+            depths[path] += 1
 
 
 def load(file: File) -> bytes:

@@ -40,6 +40,7 @@ def is_marked(text: str) -> bool:
 
 def marked(file: File, text: str, reading: Reading) -> Rows:
     """Yield numbered sentences; a file without the lines of relations (a test file) gives relations of None."""
+    columns.ignored(file, reading)
     lines = text.split("\n")
     for place, line in enumerate(lines):
         if not line.strip() or line.lower().startswith("comment"):
@@ -127,6 +128,7 @@ def is_conll04(text: str) -> bool:
 
 def conll04(file: File, text: str, reading: Reading) -> Rows:
     """Yield sentences with entities and relations between them; a relation is written at the last token of its head."""
+    columns.ignored(file, reading)
     sentences: list[tuple[int, str, list[list[str]]]] = []
     name, begin = "", 1
     rows: list[list[str]] = []

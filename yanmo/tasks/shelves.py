@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from yanmo.tasks import columns
 from yanmo.tasks.examples import Bad, Example
 from yanmo.tasks.reading_files import File, Reading, Refused, Rows, decode, fit, load
 
@@ -32,6 +33,7 @@ def examples(files: Sequence[File], reading: Reading) -> Rows:
     reading.format("folders of texts")
     reading.note(f"{len(files):,} texts in {len(names):,} folders, whose names are the labels")
     for file in files:
+        columns.ignored(file, reading)
         name = f"{file.path.parent.name}/{file.path.name}"
         where = f"{name}:1"
         try:

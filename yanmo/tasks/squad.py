@@ -16,7 +16,11 @@ names (context_text, query_text); there the first place counts, as its makers' o
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +33,7 @@ NEAR = 100  # characters before and behind an offset in which a misplaced answer
 CONTEXT = ("context", "context_text", "passage")
 QUESTION = ("question", "query_text", "query")
 ID = ("id", "query_id", "qid")
+WRITTEN = re.compile(r'"(?:id|query_id|qid|context_id)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]{1,20})')
 REPLACED = "answers stood beside their offsets and were found nearby"
 OTHER_WORDS = "answers are not in their passage beside one that is; they are kept to judge by, not to learn from"
 FIRST = "answers without an offset stand in several places; the first was taken"
@@ -52,12 +57,12 @@ def is_tree(value: Any) -> bool:
     )
 
 
-def tree(file: File, text: str, item: tuple[int, Any], reading: Reading) -> Rows:
+def tree(file: File, lines: _Lines, item: tuple[int, Any], reading: Reading) -> Rows:
     """Yield the questions of a tree that begins in a line. A node that is no node of such a tree is a Bad."""
     first, value = item
     articles = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), list) else value
     articles = [articles] if isinstance(articles, dict) else articles
-    lines = _Lines(file, text, first)
+    lines.last = file.at(first)
     titles = [a.get("title") for a in articles if isinstance(a, dict) and isinstance(a.get("title"), str)]
     unique = len(set(titles)) == len(articles)
     for number, article in enumerate(articles, start=1):
@@ -100,23 +105,23 @@ def _first(node: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 class _Lines:
-    """The line of a question: where its id stands in the file, looked for from the last one on."""
+    """The lines of questions: where their ids stand in a file, which is read through once, however they are written."""
 
-    def __init__(self, file: File, text: str, first: int):
-        self.file, self.text = file, text
-        self.at, self.line = 0, first
-        for _ in range(first - 1):
-            self.at = text.find("\n", self.at) + 1
-        self.last = file.at(first)
+    def __init__(self, file: File, text: str):
+        self.file = file
+        self.last = file.at(1)
+        self.places: dict[str | int, deque[int]] = {}
+        line, at = 1, 0
+        for found in WRITTEN.finditer(text):
+            line += text.count("\n", at, found.start(1))
+            at = found.start(1)
+            with contextlib.suppress(ValueError):  # in a line that is no JSON
+                self.places.setdefault(json.loads(found[1]), deque()).append(line)
 
     def of(self, key: Any) -> str:
-        if isinstance(key, (str, int)) and not isinstance(key, bool):
-            written = f'"{key}"' if isinstance(key, str) else str(key)
-            found = self.text.find(written, self.at)
-            if found >= 0:
-                self.line += self.text.count("\n", self.at, found)
-                self.at = found
-                self.last = self.file.at(self.line)
+        """The place of the next question with this id; the last one's where it is not found."""
+        if isinstance(key, (str, int)) and not isinstance(key, bool) and (lines := self.places.get(key)):
+            self.last = self.file.at(lines.popleft())
         return self.last
 
 
@@ -242,10 +247,12 @@ def parsed(file: File, text: str, values: Sequence[tuple[int, Any] | Bad], readi
     """The trees of a file, one or several; raises FileError where there is none."""
     if not any(is_tree(item[1]) for item in values if not isinstance(item, Bad)):
         raise FileError(f"{file.path}: no questions in it; SQuAD's data → paragraphs → qas are needed")
+    columns.ignored(file, reading)
+    lines = _Lines(file, text)
     for item in values:
         if isinstance(item, Bad):
             yield item
         elif is_tree(item[1]):
-            yield from tree(file, text, item, reading)
+            yield from tree(file, lines, item, reading)
         elif not (isinstance(item[1], dict) and "header" in item[1]):  # MRQA's files begin with one
             yield Bad(file.at(item[0]), "it has no context and qas, as the others have")
