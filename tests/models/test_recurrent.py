@@ -12,7 +12,7 @@ from yanmo.models.checkpoint import load_network, save_network
 from yanmo.models.config import RecurrentConfig
 from yanmo.models.initial import initialise
 from yanmo.models.protocol import LanguageModel
-from yanmo.models.recurrent import Recurrent
+from yanmo.models.recurrent import FILLED, Recurrent
 from yanmo.plan.count import parameters
 
 KINDS = [
@@ -53,6 +53,22 @@ def test_padding_and_packing_change_nothing(network: Recurrent) -> None:
     for row, number in ((0, 1), (1, 1), (2, 1), (2, 2), (2, 3)):
         part = mask[row] == number
         close(hidden[row, part], network.decode(IDS[row : row + 1, part])[0])
+
+
+@pytest.mark.parametrize("ways", [{}, {"head": "token", "labels": ("a", "b"), "bidirectional": True}])
+@torch.no_grad()
+def test_documents_of_an_lstm_are_filled_up_or_packed_as_their_lengths_ask_with_equal_hidden(ways) -> None:
+    network = Recurrent(RecurrentConfig(cell="lstm", vocab_size=31, width=10, layers=2, **ways)).eval()
+    ids = torch.randint(0, 31, (2, 40), generator=torch.Generator().manual_seed(1))
+    even = torch.arange(40).expand(2, 40) // 8 + 1
+    uneven = torch.where(torch.arange(40) < 25, 1, torch.arange(40) - 23).expand(2, 40)
+    for mask, filled in ((even, True), (uneven, False)):
+        sizes = torch.bincount(mask[0])[1:]
+        assert (int(sizes.max()) * len(sizes) <= FILLED * 40) is filled
+        hidden = network.decode(ids, mask)
+        for number in range(1, len(sizes) + 1):
+            part = mask[0] == number
+            close(hidden[:, part], network.decode(ids[:, part]))
 
 
 @torch.no_grad()

@@ -8,7 +8,17 @@ import math
 import pytest
 import torch
 
-from yanmo.tasks.crf import RATE, Chain, Transitions, best, chain_loss, legal_chain, log_partition
+from yanmo.tasks.crf import (
+    RATE,
+    Chain,
+    Transitions,
+    best,
+    chain_loss,
+    legal_chain,
+    log_partition,
+    plain_partition,
+    shared_partition,
+)
 from yanmo.tasks.tagging import Tags
 
 TAGS = Tags(("A", "B"))
@@ -59,6 +69,32 @@ def test_the_loss_is_minus_the_log_of_the_share_of_the_sequence():
         own = worth(scores[row], tuple(tags[row, :length].tolist()), chain)
         wanted += math.log(math.fsum(map(math.exp, every))) - own
     assert float(chain_loss(scores, tags, sizes, chain)) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale, shared", [(1.0, True), (8.0, True), (80.0, False)])
+def test_the_fast_partition_and_its_gradients_are_those_of_the_plain_one_or_give_way_to_it(scale, shared):
+    lengths = torch.tensor([40, 1, 17, 40])
+    _, _, chain = drawn(2, (1,))
+    found = []
+    for partition in (plain_partition, log_partition):
+        maker = torch.Generator().manual_seed(3)
+        scores = (torch.randn(4, 40, len(TAGS.names), generator=maker) * scale).requires_grad_()
+        parts = Chain(*(part.clone().requires_grad_() for part in chain))
+        total = partition(scores, lengths, parts)
+        total.sum().backward()
+        found.append((total.detach(), scores.grad, *(part.grad for part in parts)))
+    assert shared_partition(scores, lengths, parts)[1] is shared
+    for plain, fast in zip(*found, strict=True):
+        assert torch.allclose(plain, fast, rtol=1e-5, atol=1e-3)
+
+
+def test_a_sum_too_small_for_float32_to_hold_all_its_digits_gives_way_to_logarithms():
+    """B-A is certain at the first cell and O at the second, which may not follow it."""
+    scores = torch.zeros(1, 2, len(TAGS.names))
+    scores[0, 0, 1] = scores[0, 1, 0] = 70.0
+    sizes, chain = torch.tensor([2]), legal_chain(TAGS.legal())
+    assert not shared_partition(scores, sizes, chain)[1]
+    assert torch.equal(log_partition(scores, sizes, chain), plain_partition(scores, sizes, chain))
 
 
 def test_the_best_sequence_is_legal_whatever_the_scores():

@@ -22,6 +22,7 @@ from yanmo.errors import InputError
 from yanmo.models.config import RecurrentConfig
 from yanmo.models.heads import document_starts
 
+FILLED = 4  # cells for each token up to which documents are filled up rather than packed
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
@@ -122,6 +123,9 @@ class Recurrent(nn.Module):
         place = torch.arange(len(row), device=row.device) - start[document]
         padded = inputs.new_zeros((len(start), int(lengths.max()), inputs.shape[2]))
         padded[document, place] = inputs[row, column]
+        if cache is None and self._fills(padded, len(row)):
+            out[row, column] = self._padded(padded, lengths)[document, place]
+            return out
         packed = pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         owner = row[start]
         states = None
@@ -136,6 +140,29 @@ class Recurrent(nn.Module):
             cache.states = [old.index_copy(1, owner, n) for old, n in zip(cache.states, new)]
             cache.lengths = cache.lengths + (mask > 0).sum(1)
         return out
+
+    def _fills(self, padded: Tensor, tokens: int) -> bool:
+        """Whether the library's kernel for whole rows is faster: of the packed ones oneDNN has none (docs/log.md)."""
+        return self.config.cell == "lstm" and padded.device.type == "cpu" and padded[..., 0].numel() <= FILLED * tokens
+
+    def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """An LSTM over documents (D, T, W) that are filled up; those read backwards begin at their own last token."""
+        place = torch.arange(x.shape[1], device=x.device)
+        mirror = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)[..., None]
+        zero = x.new_zeros((1, x.shape[0], self.config.hidden_width))
+        ways, dropout = self.config.directions, self.cells.dropout
+        for layer in range(self.config.layers):
+            if layer and dropout and self.training:
+                x = F.dropout(x, dropout)
+            read = [x, x.gather(1, mirror.expand_as(x))][:ways]
+            weights = self.cells.all_weights[layer * ways :]
+            done = [
+                torch.lstm(one, (zero, zero), own, True, 1, 0.0, self.training, False, True)[0]
+                for one, own in zip(read, weights, strict=False)
+            ]
+            done[1:] = [one.gather(1, mirror.expand_as(one)) for one in done[1:]]
+            x = torch.cat(done, 2)
+        return x
 
     def _given(self, states: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
         states = [t.contiguous() for t in states]

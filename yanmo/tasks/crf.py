@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 ILLEGAL = -1e4  # far below any score, and a sum of two is still exact enough in float32
+TINY = 1e-25  # sums below it have lost digits to float32, which ends at 1e-38
 RATE = 20.0  # how many times faster transitions learn than the weights, which rates are chosen for
 
 
@@ -72,12 +73,42 @@ def chain_loss(scores: Tensor, tags: Tensor, lengths: Tensor, chain: Chain) -> T
 
 
 def log_partition(scores: Tensor, lengths: Tensor, chain: Chain) -> Tensor:
-    """Return log Σ over all sequences of exp(worth), (D,)."""
+    """Return log Σ over all sequences of exp(worth), (D,): by products of shares, else by logarithms."""
+    found, safe = shared_partition(scores, lengths, chain)
+    return found if safe else plain_partition(scores, lengths, chain)
+
+
+def plain_partition(scores: Tensor, lengths: Tensor, chain: Chain) -> Tensor:
+    """The same by logarithms alone, which nothing is too small for."""
     alpha = chain.first + scores[:, 0]
     for place in range(1, scores.shape[1]):
         moved = torch.logsumexp(alpha[:, :, None] + chain.step, 1) + scores[:, place]
         alpha = torch.where((place < lengths)[:, None], moved, alpha)
     return torch.logsumexp(alpha + chain.last, 1)
+
+
+def shared_partition(scores: Tensor, lengths: Tensor, chain: Chain) -> tuple[Tensor, bool]:
+    """The same by a product of matrices for each cell (Rabiner 1989, V.A), and whether no sum came near to nothing.
+
+    After each cell the sequences that end in each tag are divided by their sum, whose logarithm is added at the end.
+    What is taken out is constant to the gradient, since it is put back.
+    """
+    tops = [part.detach().max() for part in (chain.step, chain.last)]
+    step, last = (part.sub(top).exp() for part, top in zip((chain.step, chain.last), tops, strict=True))
+    inside = torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]
+    scores = torch.cat([(scores[:, 0] + chain.first)[:, None], scores[:, 1:]], 1)
+    highest = scores.detach().amax(2)
+    alpha, *cells = scores.sub(highest[..., None]).exp().unbind(1)
+    out = (highest * inside).sum(1) + tops[0] * (lengths - 1) + tops[1]
+    least = scores.new_tensor(1.0)
+    for cell, real in zip(cells, inside.unbind(1)[1:], strict=True):
+        alpha = torch.where(real[:, None], alpha @ step * cell, alpha)
+        total = alpha.detach().sum(1)
+        least = torch.minimum(least, total.min())
+        alpha = alpha / total[:, None]
+        out = out + total.log()
+    total = (alpha * last).sum(1)
+    return out + total.log(), bool(torch.minimum(least, total.detach().min()) > TINY)
 
 
 # --- the best sequence
