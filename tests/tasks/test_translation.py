@@ -158,6 +158,20 @@ def test_a_sentence_longer_than_the_model_is_cut_between_clauses(model: Model) -
     assert all(len(part.ids) <= (model.config.max_positions or 512) for part in parts)
 
 
+def test_a_sentence_is_not_cut_inside_a_term_unless_the_term_is_too_long(model: Model, tmp_path: Path) -> None:
+    room, path = min(model.config.max_positions or 512, 512), tmp_path / "glossary.tsv"
+    path.write_text("river bank\tUfer\n", encoding="utf-8")
+    text = "the dog " * (room // 2) + "river bank" + " the dog" * (room // 2)
+    assert abs(text.index(" bank") - len(text) // 2) < 2, "the middle, where it would be cut"
+    found = predict(model, {"beams": 3, "max_ratio": 0.2, "glossary": str(path)}, rows(text))[0]
+    assert found["missed"] == [] and holds(found["translation"], "Ufer")
+    path.write_text(f"{text}\tUferlos\n", encoding="utf-8")
+    found = predict(model, {"beams": 3, "max_ratio": 0.2, "glossary": str(path)}, rows(text))[0]
+    assert found["missed"] == ["Uferlos"]
+    with pytest.raises(InputError, match="Uferlos of the glossary could not be kept"):
+        predict(model, {"beams": 3, "max_ratio": 0.2, "glossary": str(path), "strict": True}, rows(text))
+
+
 def test_combinations_lose_the_least() -> None:
     first = [Said("a", -1.0, 1, -1.0), Said("b", -1.5, 1, -1.5)]
     second = [Said("x", -2.0, 2, -1.0), Said("y", -2.2, 2, -1.1), Said("z", -9.0, 2, -4.5)]

@@ -3,6 +3,7 @@
 In: a TSV file, source ⇥ target a line. Out: for a sentence its terms, as beam search takes them (inference/terms.py).
 
     read_glossary    file → Glossary; a bad line is named
+    Glossary.found   sentence → the entries that count in it, with their places
     Glossary.of      sentence → the terms that it calls for
     ways             a term → the ways in which its tokens can stand in a text
     holds            whether a text has a term
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,12 @@ class Glossary:
         """The terms of a sentence; one that stands in it twice is called for once."""
         wanted: dict[str, int] = {}
         forbidden: dict[str, int] = {}
+        for entry, place in self.found(sentence):
+            (forbidden if entry.forbidden else wanted).setdefault(entry.target, place[0])
+        return Called(tuple(sorted(wanted, key=wanted.__getitem__)), tuple(forbidden))
+
+    def found(self, sentence: str) -> Iterator[tuple[Entry, tuple[int, int]]]:
+        """The entries whose source stands in a sentence, each place of it, and those for everywhere at (0, 0)."""
         taken: dict[tuple[int, int], str] = {}
         for entry in self.entries:
             places = [match.span() for match in _pattern(entry.source).finditer(sentence)] if entry.source else [(0, 0)]
@@ -65,8 +73,7 @@ class Glossary:
                     continue
                 if entry.source:
                     taken[place] = entry.source
-                (forbidden if entry.forbidden else wanted).setdefault(entry.target, place[0])
-        return Called(tuple(sorted(wanted, key=wanted.__getitem__)), tuple(forbidden))
+                yield entry, place
 
 
 def read_glossary(path: str | Path) -> Glossary:

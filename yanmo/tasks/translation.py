@@ -73,13 +73,17 @@ class Said:
 
 @dataclass
 class Sentence:
-    """One sentence (or a part of one too long for the model) with what it calls for, and what was found."""
+    """One sentence (or a part of one too long for the model) with what it calls for, and what was found.
+
+    cut: terms of the whole sentence that stand in none of its parts, told by the first one.
+    """
 
     row: int
     text: str
     ids: list[int]
     called: Called
     terms: Terms
+    cut: tuple[str, ...] = ()
     found: list[Said] = field(default_factory=list)  # best first
     missed: tuple[str, ...] = ()
 
@@ -195,26 +199,33 @@ def _sentences(model: Model, options: dict[str, Any], glossary: Glossary | None,
     found = []
     room = positions_held(model.network) or LONGEST
     called = Called() if glossary is None else glossary.of(text)
-    for part, ids in _parts(model, options["prefix"], text, room):
+    for part, ids in _parts(model, options["prefix"], text, room, glossary):
         own = called if glossary is None or part == text else glossary.of(part)
         here = Called(tuple(term for term in called.wanted if term in own.wanted), called.forbidden)
         terms = terms_of(model.tokenizer, here, model.config.output_size)
         found.append(Sentence(row, part, ids, here, terms))
+    placed = {term for sentence in found for term in sentence.called.wanted}
+    if found:
+        found[0].cut = tuple(term for term in called.wanted if term not in placed)
     return found
 
 
-def _parts(model: Model, prefix: str, text: str, room: int) -> Iterator[tuple[str, list[int]]]:
+def _parts(
+    model: Model, prefix: str, text: str, room: int, glossary: Glossary | None
+) -> Iterator[tuple[str, list[int]]]:
     ids = model.prompt_ids(prefix + text)
     if len(ids) <= room:
         yield text, ids
         return
-    cuts = [match.end() for match in CLAUSES.finditer(text) if 0 < match.end() < len(text)] or [len(text) // 2]
-    middle = min(cuts, key=lambda cut: abs(cut - len(text) // 2))
+    whole = set() if glossary is None else {n for _, (a, b) in glossary.found(text) for n in range(a + 1, b)}
+    clauses = [match.end() for match in CLAUSES.finditer(text) if 0 < match.end() < len(text)]
+    cuts = [cut for cut in clauses if cut not in whole] or [cut for cut in range(1, len(text)) if cut not in whole]
+    middle = min(cuts or [len(text) // 2], key=lambda cut: abs(cut - len(text) // 2))
     if len(text) < 2:
         raise InputError(f"{text!r} has {len(ids)} tokens, and the model has positions for {room}")
     for half in (text[:middle], text[middle:]):
         if half.strip():
-            yield from _parts(model, prefix, half.strip(), room)
+            yield from _parts(model, prefix, half.strip(), room, glossary)
 
 
 def _search(model: Model, options: dict[str, Any], flat: Sequence[Sentence]) -> None:
@@ -282,6 +293,7 @@ def _row(
         out["translations"] = texts
     if options["glossary"] is not None:
         missed = [term for s in flat for term in s.missed]
+        missed += [term for s in flat for term in s.cut if not holds(out["translation"], term)]
         out["missed"] = missed
         if missed and options["strict"]:
             raise InputError(
