@@ -1,15 +1,18 @@
 """Speed of the shapes that people run: Qwen 2.5's 0.5B and 1.5B with random weights, in 8 or 4 bits, on this machine.
 
     python -m benchmarks.shapes [--shape 0.5b] [--bits 8] [--streams 1 4 16] [--contexts 512 2048 8192 32768]
+                                [--caches float32 bfloat16 int8] [--no-prompt]
 
 Tokens per second of 1, 4 and 16 texts side by side in the engine; of one text behind contexts of several lengths, whose
-keys and values are drawn and not computed; of reading a prompt of 512 tokens. Beside them how many steps a second the
-memory allows if the weights alone were read. One line of JSON each.
+keys and values are drawn and not computed, for each way of holding them (with what they take, and the most that the
+process held meanwhile); of reading a prompt of 512 tokens. Beside them how many steps a second the memory allows if
+the weights alone were read. One line of JSON each.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -23,8 +26,10 @@ from yanmo.inference.model import Model
 from yanmo.inference.quantize import quantize
 from yanmo.inference.step import Step
 from yanmo.models.config import TransformerConfig
+from yanmo.models.held import CACHES, hold, lay
 from yanmo.models.packed import packed_bytes
 from yanmo.models.transformer import Transformer
+from yanmo.system import peak_memory, release_memory, reset_peak_memory
 
 COMMON = {
     "vocab_size": 151_936,
@@ -41,6 +46,7 @@ SHAPES = {
     "tiny": {"width": 64, "n_heads": 4, "ffn_width": 128, "decoder_layers": 2, "vocab_size": 512},
 }
 TURNS, NEW, PROMPT = 3, 24, 512
+DRAWN = 1024  # columns that are drawn at once
 
 
 def main() -> int:
@@ -50,6 +56,8 @@ def main() -> int:
     parser.add_argument("--bits", type=int, choices=(8, 4), default=8)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--contexts", type=int, nargs="*", default=[512, 2048, 8192, 32_768])
+    parser.add_argument("--caches", nargs="+", choices=CACHES, default=["float32"])
+    parser.add_argument("--no-prompt", action="store_true", help="Read no prompt.")
     args = parser.parse_args()
     network = made(args.shape)
     parameters = sum(p.numel() for p in network.parameters())
@@ -59,9 +67,16 @@ def main() -> int:
     say(start | {"steps_per_second_of_the_memory": round(memory(nbytes)(), 1)})
     for streams in args.streams:
         say(start | {"streams": streams, "tokens_per_second": round(side_by_side(network, streams), 2)})
-    for context in args.contexts:
-        say(start | {"context": context, "tokens_per_second": round(behind(network, context), 2)})
-    say(start | {"prompt": PROMPT, "tokens_per_second": round(reading(network), 1)})
+    for context, cache in itertools.product(args.contexts, args.caches):
+        hold(network, cache)
+        release_memory()
+        reset_peak_memory()
+        speed, held = behind(network, context)
+        row = {"context": context, "cache": cache, "tokens_per_second": round(speed, 2), "cache_bytes": held}
+        say(start | row | {"peak_bytes": peak_memory()})
+    hold(network, None)
+    if not args.no_prompt:
+        say(start | {"prompt": PROMPT, "tokens_per_second": round(reading(network), 1)})
     return 0
 
 
@@ -90,11 +105,12 @@ def side_by_side(network: Any, streams: int) -> float:
 
 
 @torch.inference_mode()
-def behind(network: Any, context: int) -> float:
-    """Tokens per second of one text behind so many tokens."""
+def behind(network: Any, context: int) -> tuple[float, int]:
+    """Tokens per second of one text behind so many tokens, and the bytes of their keys and values."""
     step, cache = Step(network), network.new_cache(1, context + NEW * (TURNS + 1))
     for held in (*cache.keys, *cache.values):
-        held[:, :, :context].normal_()
+        for part in held[:, :, :context].split(DRAWN, 2):
+            part.copy_(lay(torch.randn(*part.shape[:3], cache.width), cache.held))
     cache.lengths += context
     cache.longest = context
     ids, found = torch.zeros(1, dtype=torch.long), []
@@ -103,7 +119,7 @@ def behind(network: Any, context: int) -> float:
         for _ in range(NEW):
             step(ids, cache)
         found.append(NEW / (time.perf_counter() - start))
-    return statistics.median(found[1:])
+    return statistics.median(found[1:]), cache.nbytes
 
 
 @torch.inference_mode()

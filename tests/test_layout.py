@@ -36,7 +36,9 @@ MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 60, 8
 
 # "file::function": (date, reason). The parameters of a verb of the command line are its options, and are not counted.
 LONGER: dict[str, tuple[str, str]] = {}
-MORE_PARAMETERS: dict[str, tuple[str, str]] = {}
+MORE_PARAMETERS: dict[str, tuple[str, str]] = {
+    "inference/model.py::load": ("2026-11-25", "the first door of all: what people say of a model, by its own name"),
+}
 
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 

@@ -118,7 +118,7 @@ static void attention(int levels) {
     job.window = turn % 2 ? 0 : 1 + dice() % 20;
     job.scale = 0.2f;
     job.cached = turn % 2 ? kFloat32 : kInt8;
-    const int64_t columns = 1 + dice() % 60, heads = job.kv_heads * job.groups;
+    const int64_t columns = 1 + dice() % (turn % 5 ? 60 : 600), heads = job.kv_heads * job.groups;
     const int64_t held = job.rows * job.kv_heads * columns * job.head_width;
     auto query = some<float>(job.rows * heads * job.tokens * job.head_width);
     auto wide_key = some<float>(held), wide_value = some<float>(held);
@@ -134,7 +134,10 @@ static void attention(int levels) {
     job.key_column = job.value_column = job.head_width;
     job.key_head = job.value_head = columns * job.head_width;
     job.key_row = job.value_row = job.kv_heads * job.key_head;
-    job.scale_head = columns, job.scale_row = job.kv_heads * columns;
+    job.scale_column = 1, job.scale_head = columns, job.scale_row = job.kv_heads * columns;
+    std::unique_ptr<int32_t[]> places(new int32_t[job.rows * columns]);
+    for (int64_t i = 0; i < job.rows * columns; ++i) places[i] = static_cast<int32_t>(dice() % columns);
+    if (turn % 4 == 3) job.places = places.get(), job.place_row = columns;
     job.out_head = job.head_width, job.out_token = heads * job.head_width, job.out_row = job.tokens * job.out_token;
     const int64_t size = job.rows * job.out_row;
     std::vector<std::vector<float>> all;

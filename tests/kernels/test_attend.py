@@ -35,7 +35,7 @@ def made(rows, heads, kv_heads, tokens, columns, width, dtype=torch.float32, see
     groups=st.integers(1, 6),
     kv_heads=st.integers(1, 3),
     tokens=st.integers(0, 4),
-    columns=st.integers(1, 70),
+    columns=st.integers(1, 70) | st.sampled_from([255, 256, 257, 530]),  # a block has 256
     width=st.sampled_from([1, 8, 20, 64, 80, 128, 130]),
     window=st.sampled_from([0, 1, 5, 40]),
 )
@@ -46,6 +46,27 @@ def test_every_level_is_equal_to_the_twin(level, dtype, rows, groups, kv_heads, 
     expected = twins.attend(query, key, value, last, width**-0.5, window, **scales)
     assert found.shape == (rows, tokens, groups * kv_heads, width)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scores_that_grow_from_block_to_block_are_weighed_together(level):
+    query, key, value, _, _ = made(1, 5, 1, 1, 1000, 64)
+    key = key * torch.linspace(0.1, 3, 1000)[:, None]
+    last = torch.tensor([[999]])
+    expected = twins.attend(query, key, value, last, 0.5)
+    with native.using(level):
+        assert torch.allclose(ops.attend(query, key, value, last, 0.5), expected, atol=2e-5)
+        backwards = ops.attend(query, key.flip(2), value.flip(2), last, 0.5)
+    assert torch.allclose(backwards, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scales_are_read_where_they_lie(level):
+    query, key, value, last, scales = made(2, 6, 2, 3, 300, 64, torch.int8)
+    apart = {name: torch.stack([scale, scale * 9], -1)[..., 0] for name, scale in scales.items()}
+    with native.using(level):
+        expected = ops.attend(query, key, value, last, 0.1, **scales)
+        assert torch.equal(ops.attend(query, key, value, last, 0.1, **apart), expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -130,6 +130,14 @@ def generate(
         str | None,
         typer.Option(help="cpu, cuda, mps.", show_default="a GPU where there is one", rich_help_panel=OUTPUT),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep keys and values in int8, bfloat16 or float32; int8 is faster behind long prompts.",
+            show_default="as they are computed",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Continue a text with a model; only the new text is printed, as it is written."""
@@ -158,10 +166,11 @@ def generate(
     if chat and suffix is not None:
         raise InputError("--chat and --suffix are given; a message is answered, or a gap is filled")
     if source is not None or suffix is not None:
-        _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options | ({} if n == 1 else {"n": n}))
+        options |= {"cache": cache} | ({} if n == 1 else {"n": n})
+        _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options)
         return
     text = read_prompt(prompt)
-    writer = yanmo.load(model, dtype=dtype, device=device)
+    writer = yanmo.load(model, dtype=dtype, device=device, cache=cache)
     asked: Any = text  # or the ids of a conversation, which prompts may be as well
     if chat:
         from yanmo.tokens.chat import chat_ids
@@ -182,17 +191,20 @@ def _rows(model: str, row: dict[str, Any], source: Path | None, target: Path | N
     """Texts for the rows of a file, or for one place between two texts, as JSON lines."""
     from yanmo.cli.predict import predicted
 
+    cache = options.pop("cache")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if source is not None and (row["suffix"] is not None or row["prefix"]):
         raise InputError("--in and a prompt are given; put the prompt into the file, or leave --in out")
     if source is None:
+        from yanmo.models.held import hold
         from yanmo.tasks.predictor import load_predictor
 
         predictor = load_predictor(model, task="generate")
+        hold(predictor.model.network, cache)
         predictor.options |= given
         print(visible(predictor.predict(row)["text"]))
         return
-    predicted("generate", model, None, source, target, given)
+    predicted("generate", model, None, source, target, given, cache)
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -159,12 +159,15 @@ def predicted(
     source: Path | None,
     target: Path | None,
     options: dict[str, Any] | None = None,
+    cache: str | None = None,
 ) -> None:
-    """Predict one row, a file, or standard input, with `options` of this use."""
+    """Predict one row, a file, or standard input, with `options` of this use; cache: see models/held.py."""
     _check(row, source, target)
+    from yanmo.models.held import hold
     from yanmo.tasks.predictor import load_predictor
 
     predictor = load_predictor(run, task=task)
+    hold(predictor.model.network, cache)
     predictor.options |= options or {}
     _put(predictor, row, source, target)
 

@@ -173,7 +173,7 @@ class Engine:
             self._reader.check_source(ids)
         limit = limit_of(network, start, options)
         need, source = start + limit, len(ids) if pair else 0
-        held = self.cost.bytes(1, need + source) + self.cost.bytes(1, start + source)
+        held = self.cost.bytes(1, need, source) + self.cost.bytes(1, start, source)
         if held > self.limits.cache_bytes:
             raise InputError(
                 f"the prompt has {len(ids):,} tokens and may get {limit:,} new ones: {held:,} bytes of cache, and the "
@@ -263,10 +263,10 @@ class Engine:
 
     def _fits(self, row: Row) -> bool:
         rows = [*self._running, *self._joining, row]
-        columns = max(r.need for r in rows) + max(r.source for r in rows)
-        reading = self.cost.bytes(1, max(r.need - r.limit + r.source for r in [*self._joining, row]))
+        columns, source = max(r.need for r in rows), max(r.source for r in rows)
+        reading = max(self.cost.bytes(1, r.need - r.limit, r.source) for r in [*self._joining, row])
         for room in (min(1 << (len(rows) - 1).bit_length(), self.limits.rows), len(rows)):
-            if self.cost.bytes(room, columns) + reading <= self.limits.cache_bytes:
+            if self.cost.bytes(room, columns, source) + reading <= self.limits.cache_bytes:
                 self._room = room
                 return True
         return False

@@ -27,6 +27,7 @@ from yanmo.models.adapterfiles import is_adapter
 from yanmo.models.adapterloading import open_adapter
 from yanmo.models.checkpoint import Network, load_network, packed_entry, save_network
 from yanmo.models.config import Head, RecurrentConfig, TransformerConfig
+from yanmo.models.held import hold
 from yanmo.models.packed import count_parameters
 from yanmo.tokens.tokenizer import Tokenizer
 
@@ -48,15 +49,15 @@ def load(
     head: Head | None = None,
     labels: Sequence[str] = (),
     bits: int | None = None,
+    cache: str | None = None,
     allow_unknown: bool = False,
 ) -> Model:
     """Load a model folder, a run folder, an adapter folder, a .gguf file, or a hub id (downloaded once, then cached).
 
-    An adapter folder (PEFT's format) brings the base that it names.
-
+    An adapter folder (PEFT's format) brings the base that it names. Raises yanmo.Error with the file and the remedy.
     dtype: None keeps the stored one. device: None takes a GPU where there is one, a CPU for packed matrices. head: see
-    checkpoint.load_network. bits: 8 or 4 packs the matrices (docs/quantize.md).
-    Raises yanmo.Error with the file, the value and the remedy.
+    checkpoint.load_network. bits: 8 or 4 packs the matrices (docs/quantize.md). cache: "int8", "bfloat16", "float32":
+    how keys and values are kept while texts are written; None: as they are computed (docs/engine.md).
     """
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -81,6 +82,7 @@ def load(
             "a text that uses the rest is refused",
             stacklevel=2,
         )
+    hold(network, cache)
     model = Model(network, tokenizer, read_ends(folder, network.config), folder)
     return model if bits is None else model.quantize(bits)
 
@@ -114,9 +116,7 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; a folder without one is an error here, not when it is loaded."""
         if self._tokenizer is None:
-            raise FileError(
-                f"{self.folder}: no tokenizer there (tokenizer.json, vocab or .model); copy it into the folder"
-            )
+            raise FileError(f"{self.folder}: no tokenizer there (tokenizer.json, vocab or .model); copy it there")
         return self._tokenizer
 
     def quantize(self, bits: Bits | int = 8) -> Model:

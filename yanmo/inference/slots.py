@@ -30,20 +30,25 @@ STEP = 64  # columns by which a cache grows at least
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a text's cache: a share whatever its length, and one for each token, of the memory too."""
+    """Bytes of a text's cache: a share whatever its length, one for each token, and one for each of its source."""
 
     row: int
     token: int
+    source: int = 0
 
     @staticmethod
     def of(network: LanguageModel) -> Cost:
         """Measure it on two empty caches."""
         one, two = (network.new_cache(1, length).nbytes for length in (1, 2))
-        return Cost(one - (two - one), two - one)
+        config, source = network.config, 0
+        if config.kind == "encoder-decoder":  # what is computed of the source is held as it is computed
+            vector = config.n_kv_heads * config.head_width * network.dtype.itemsize  # type: ignore[union-attr, attr-defined]
+            source = 2 * config.decoder_layers * vector  # type: ignore[union-attr]
+        return Cost(one - (two - one), two - one, source)
 
-    def bytes(self, rows: int, tokens: int) -> int:
-        """Of a batch whose rows have so many columns, its memory's included."""
-        return rows * (self.row + self.token * tokens)
+    def bytes(self, rows: int, tokens: int, source: int = 0) -> int:
+        """Of a batch whose rows have so many columns, and so many of their sources."""
+        return rows * (self.row + self.token * tokens + self.source * source)
 
 
 class Slots:
@@ -64,8 +69,9 @@ class Slots:
         self._wanted = 0  # rows for which there is to be room
         self._lengths: list[int] = []
         self._sources: list[int] = []  # columns of each row's memory
-        self._tensors = [*self.cache.keys, *self.cache.values]  # (rows held, K, columns held, D), 2 L of them
-        self._memories = [t[:, :, :0] for t in self._tensors]
+        cache = self.cache
+        self._tensors = [*cache.keys, *cache.values]  # (rows held, K, columns held, W), 2 L of them; see held.py
+        self._memories = [t.new_zeros((0, t.shape[1], 0, cache.width), dtype=cache.dtype) for t in self._tensors]
         self.memory = self.memory_mask = None
 
     @property
@@ -243,7 +249,7 @@ def new_slots(network: LanguageModel, most_bytes: int) -> Slots | StateSlots:
 
 
 def taken(cache: Any, row: int, start: int, stop: int) -> Tensor:
-    """A copy of the columns of one row, (2 L, K, stop − start, D), or of a recurrent network's state, (n L, R)."""
+    """A copy of the columns of one row, (2 L, K, stop − start, W), or of a recurrent network's state, (n L, R)."""
     if isinstance(cache, RecurrentCache):
         return torch.cat([t[:, row] for t in cache.states])
     return torch.stack([t[row, :, start:stop] for t in (*cache.keys, *cache.values)])

@@ -28,6 +28,7 @@ from yanmo.kernels.matrix import LANES, NUMBERS, Matrix
 from yanmo.kernels.ops import ACTIVATIONS, TYPES
 from yanmo.models import layers
 from yanmo.models.cache import Cache
+from yanmo.models.held import SCALE
 from yanmo.models.layers import Norm, rotation_at, sinusoids
 from yanmo.models.packed import PackedEmbedding, PackedLinear, PackedWords, packed_matrices
 from yanmo.models.transformer import DecoderLayer, Stack, Transformer
@@ -233,15 +234,14 @@ class Step:
 
     def _attend(self, scale: float, window: int) -> None:
         config, width = self.network.config, self.network.config.head_width
-        kind = TYPES[self.network.dtype]
         for x in (self.key, self.value):
-            self._record(APPEND, x, x, width=width, parts=config.n_kv_heads, flag=kind)
+            self._record(APPEND, x, x, width=width, parts=config.n_kv_heads)  # _follow says where and as what
         job = native.AttendJob(query=self.query.data_ptr(), last=self.columns.data_ptr(), out=self.mixed.data_ptr())
         job.query_row, job.out_row, job.out_token = self.query.stride(0), self.mixed.stride(0), self.mixed.stride(0)
         job.query_head = job.out_head = width
         job.kv_heads, job.groups, job.tokens = config.n_kv_heads, config.n_heads // config.n_kv_heads, 1
         job.head_width, job.window, job.scale = width, window, scale
-        job.type, job.cached = TYPES[torch.float32], kind
+        job.type = TYPES[torch.float32]
         self._kept.append(job)
         self._jobs.append(job)
         self._record(ATTEND, self.query, self.mixed, what=ctypes.addressof(job))
@@ -260,11 +260,16 @@ class Step:
                 turn.what, turn.more = (table.data_ptr() for table in self._angles)
         for keys, values, job, (append_key, append_value) in zip(cache.keys, cache.values, self._jobs, self._appends):
             for held, append in ((keys, append_key), (values, append_value)):
-                append.out = held.data_ptr()
+                append.out, append.flag = held.data_ptr(), TYPES[held.dtype]
                 append.row, append.part, append.out_stride, _ = held.stride()
             job.key, job.value = keys.data_ptr(), values.data_ptr()
             job.key_row, job.key_head, job.key_column, _ = keys.stride()
             job.value_row, job.value_head, job.value_column, _ = values.stride()
+            job.cached, job.key_scale, job.value_scale = TYPES[keys.dtype], None, None
+            if keys.dtype == torch.int8:  # a row of bytes ends with its scale
+                scale = keys.shape[3] - SCALE
+                job.key_scale, job.value_scale = keys.data_ptr() + scale, values.data_ptr() + scale
+                job.scale_row, job.scale_head, job.scale_column = (n // SCALE for n in keys.stride()[:3])
         self._seen = weakref.ref(cache.keys[0])
 
 

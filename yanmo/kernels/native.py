@@ -24,7 +24,7 @@ from typing import Any
 from yanmo.errors import InputError, nearest
 
 VARIABLE = "YANMO_KERNELS"
-VERSION = 3  # of the C interface (api.cpp)
+VERSION = 4  # of the C interface (api.cpp)
 FOLDER = Path(__file__).resolve().parent
 
 _disabled = False
@@ -42,9 +42,10 @@ class AttendJob(ctypes.Structure):
     """AttendJob of common.h."""
 
     _fields_ = _fields(
-        (POINTER, "query key value key_scale value_scale last out"),
+        (POINTER, "query key value key_scale value_scale last out places"),
         (SIZE, "query_row query_head query_token key_row key_head key_column value_row value_head value_column"),
-        (SIZE, "scale_row scale_head out_row out_token out_head rows kv_heads groups tokens head_width window"),
+        (SIZE, "scale_row scale_head scale_column place_row out_row out_token out_head"),
+        (SIZE, "rows kv_heads groups tokens head_width window"),
         (FLOAT, "scale"),
         (NUMBER, "type cached"),
         (POINTER, "failed"),

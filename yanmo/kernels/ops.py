@@ -177,9 +177,10 @@ def _attend(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), None, None, last.data_ptr(), out.data_ptr()
     )
     if key_scale is not None and value_scale is not None:
-        key_scale, value_scale = key_scale.contiguous(), value_scale.contiguous()
+        if key_scale.stride() != value_scale.stride():
+            key_scale, value_scale = key_scale.contiguous(), value_scale.contiguous()
         job.key_scale, job.value_scale = key_scale.data_ptr(), value_scale.data_ptr()
-        job.scale_row, job.scale_head, _ = key_scale.stride()
+        job.scale_row, job.scale_head, job.scale_column = key_scale.stride()
     job.query_row, job.query_head, job.query_token, _ = query.stride()
     job.key_row, job.key_head, job.key_column, _ = key.stride()
     job.value_row, job.value_head, job.value_column, _ = value.stride()

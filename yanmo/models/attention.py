@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yanmo.kernels import native, ops
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
 from yanmo.models.fast import attend, on_cpu, project
+from yanmo.models.held import codes_of
 from yanmo.models.layers import Norm, Rotation, rotate
 
 MAX_KEPT = 512  # columns up to which training keeps the weights of attention
+FEW = 8  # queries up to which a cache is read as it is held; for more it becomes numbers once, for all of them
 
 
 def reference_attention(
@@ -71,6 +74,18 @@ def of_beams(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: V
     return attention(folded, key, value, scale, visible, dropout).transpose(1, 2).reshape(rows, heads, 1, width)
 
 
+def of_held(query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Visible) -> Tensor:
+    """`attention` of few queries (B, H, T, D) over keys and values as a cache holds them, (B, K, S, W): see held.py."""
+    assert visible.last is not None
+    scales: dict[str, Tensor] = {}
+    if key.dtype == torch.int8:
+        width = query.shape[-1]
+        key, scales["key_scale"] = codes_of(key, width)
+        value, scales["value_scale"] = codes_of(value, width)
+    mixed = ops.attend(query, key, value, visible.last, scale, window=visible.window, **scales)
+    return mixed.transpose(1, 2)  # (B, H, T, D)
+
+
 def positions_of(mask: Tensor) -> Tensor:
     """Return (B, T): how many tokens of its own document stand before each token; padding gets 0.
 
@@ -90,12 +105,16 @@ class Visible:
     mask: bool (B or 1, 1, T, S), or None where nothing is hidden, or where `causal` alone says it.
     ordered: the mask hides every key that stands behind its query.
     bias: float (B or 1, H, T, S), added to the scores (T5's relative positions).
+    last, window: the same as `mask` where a cache hides nothing else: the last column that a query sees (B, T), and how
+    many up to it (0: all).
     """
 
     mask: Tensor | None = None
     causal: bool = False
     ordered: bool = False
     bias: Tensor | None = None
+    last: Tensor | None = None
+    window: int = 0
     made: dict[torch.dtype, Tensor | None] = field(default_factory=dict, repr=False, compare=False)
 
     def dense(self, columns: int, keys: int, device: torch.device) -> Tensor | None:
@@ -165,6 +184,12 @@ def see_cached(positions: Tensor, keys: int, window: int) -> Visible:
     return Visible(seen[:, None])
 
 
+def reads_held(query: Tensor, cache: Cache, visible: Visible) -> bool:
+    """Whether `of_held` computes it: few queries on a CPU, and a cache of another type than that of the network."""
+    few = cache.held != cache.dtype and visible.last is not None and query.shape[2] <= FEW
+    return few and on_cpu(query) and not query.requires_grad and native.library() is not None
+
+
 class Attention(nn.Module):
     """Multi-head attention of one layer; self-attention where `memory` is None."""
 
@@ -204,8 +229,11 @@ class Attention(nn.Module):
             query = self.query_norm(query)
         if rotation is not None:
             query = rotate(query, rotation)
-        key, value = self._keys(memory, given, rotation, cache)
-        if record is None:
+        held = record is None and not self.cross and cache is not None and reads_held(query, cache, visible)
+        key, value = self._keys(memory, given, rotation, cache, held)
+        if held:
+            mixed = of_held(query, key, value, self.scale, visible)
+        elif record is None:
             mix = of_beams if query.shape[0] > key.shape[0] else attention
             mixed = mix(query, key, value, self.scale, visible, self.dropout if self.training else 0.0)
         else:
@@ -219,9 +247,9 @@ class Attention(nn.Module):
         return project(mixed.transpose(1, 2).flatten(2), self.out)[0]  # (B, H, T, D) → (B, T, W)
 
     def _keys(
-        self, memory: Tensor | None, given: list[Tensor], rotation: Rotation | None, cache: Cache | None
+        self, memory: Tensor | None, given: list[Tensor], rotation: Rotation | None, cache: Cache | None, held: bool
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values of the memory, or those that are given, before the heads are parted."""
+        """Keys and values of the memory, or those that are given, before the heads are parted; `held`: see of_held."""
         if self.cross and cache is not None and cache.memory[self.layer] is not None:
             return cache.memory[self.layer]  # type: ignore[return-value]
         key, value = map(self._heads, given if memory is None else project(memory, self.key, self.value))
@@ -234,7 +262,7 @@ class Attention(nn.Module):
         if self.cross:
             cache.memory[self.layer] = key, value
             return key, value
-        return cache.append(self.layer, key, value)
+        return cache.write(self.layer, key, value) if held else cache.append(self.layer, key, value)
 
     def _heads(self, projected: Tensor) -> Tensor:
         rows, columns, _ = projected.shape

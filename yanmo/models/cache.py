@@ -1,6 +1,6 @@
 """The keys and values that a decoder has computed, so that each token is computed once.
 
-    B rows, K key heads, T columns of this call, S columns held, D head width
+    B rows, K key heads, T columns of this call, S columns held, D head width, W width of what is held (held.py)
 
 A cache holds real tokens alone, and the column of a key is its position: padding, on either side of a call, is never
 written, and each row has a length of its own. One call of a model goes
@@ -15,9 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yanmo.models.held import lay, read, width_of
+
 
 class Cache:
-    """Keys and values of every layer of a decoder."""
+    """Keys and values of every layer of a decoder, which computes in `dtype`; held: in which they are kept."""
 
     def __init__(
         self,
@@ -28,11 +30,13 @@ class Cache:
         head_width: int,
         dtype: torch.dtype,
         device: torch.device,
+        held: torch.dtype | None = None,
     ) -> None:
+        self.width, self.dtype, self.held = head_width, dtype, held or dtype
         # zeros: what is not written yet is hidden by a mask, and hidden times NaN would still be NaN
-        shape = (rows, kv_heads, max(length, 1), head_width)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        shape = (rows, kv_heads, max(length, 1), width_of(head_width, self.held))
+        self.keys = [torch.zeros(shape, dtype=self.held, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=self.held, device=device) for _ in range(layers)]
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * layers  # cross-attention, computed once
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.longest = 0  # the largest of `lengths`, known without asking the device
@@ -77,7 +81,13 @@ class Cache:
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the placed tokens of (B, K, T, D) and return all keys and values of the layer, (B, K, S, D)."""
+        keys, values = self.write(layer, key, value)
+        return read(keys, self.width, self.dtype), read(values, self.width, self.dtype)
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and return all keys and values as they are held, (B, K, S, W)."""
         keys, values = self.keys[layer], self.values[layer]
+        key, value = lay(key, self.held), lay(value, self.held)
         if self._new is None:
             keys[:, :, self.longest : self.reach] = key
             values[:, :, self.longest : self.reach] = value

@@ -13,6 +13,7 @@ In: ids (B, T) and a mask (B, T) of document numbers, 0 for padding. Out: hidden
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +167,7 @@ class Transformer(nn.Module):
     """An encoder, a decoder or an encoder-decoder with a head, as `config` says."""
 
     family: str = ""  # the model_type under which it was loaded or is to be saved
+    held: torch.dtype | None = None  # in which caches hold keys and values, None: the type of the weights (held.py)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -261,6 +263,7 @@ class Transformer(nn.Module):
         keys = cache.reach
         whole = columns == 1 and cache.even and mask is None and not 0 < window < keys
         visible = Visible() if whole else see_cached(positions, keys, window)
+        visible = replace(visible, last=positions.clamp(max=keys - 1), window=window)  # a row may have nothing new
         order = torch.arange(keys, device=device)[None]
         return self.decoder.with_distances(visible, positions, order)
 
@@ -281,7 +284,7 @@ class Transformer(nn.Module):
     def new_cache(self, rows: int, length: int) -> Cache:
         """Return an empty cache for `rows` texts of about `length` tokens."""
         c = self.config
-        return Cache(c.decoder_layers, rows, length, c.n_kv_heads, c.head_width, self.dtype, self.device)
+        return Cache(c.decoder_layers, rows, length, c.n_kv_heads, c.head_width, self.dtype, self.device, self.held)
 
 
 def _needed(mask: Tensor | None) -> Tensor | None:

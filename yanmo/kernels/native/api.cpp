@@ -64,7 +64,7 @@ uint8_t* scratch(size_t bytes) { return held.get(bytes); }
 
 using namespace yanmo;
 
-YANMO_EXPORT int yanmo_version() { return 3; }
+YANMO_EXPORT int yanmo_version() { return 4; }
 
 int yanmo::attend_of(const AttendJob* given, int threads) {
   std::atomic<bool> failed{false};

@@ -28,6 +28,7 @@ using Bytes = Ints;
 using Nibbles = Ints;
 
 constexpr int kRowsLanes = 4, kGroupsLanes = 2;
+constexpr int kParts = 1;  // parts of a value that are mixed at once (attend.inl)
 #if defined(YANMO_AVXVNNI)
 constexpr int32_t kShift = 128;  // the weights are multiplied as they are stored, as unsigned bytes
 #else

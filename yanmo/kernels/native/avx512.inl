@@ -6,6 +6,7 @@ using Bytes = __m512i;
 using Nibbles = __m512i;
 
 constexpr int32_t kShift = 128;  // the weights are multiplied as they are stored, as unsigned bytes
+constexpr int kParts = 4;        // parts of a value that are mixed at once (attend.inl)
 
 YANMO_INLINE Floats zeros() { return _mm512_setzero_ps(); }
 YANMO_INLINE Floats all(float x) { return _mm512_set1_ps(x); }

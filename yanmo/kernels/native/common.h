@@ -105,14 +105,15 @@ struct AttendJob {
   const void* query;  // (rows, heads, tokens, head_width)
   const void* key;    // (rows, kv_heads, columns, head_width)
   const void* value;
-  const float* key_scale;    // (rows, kv_heads, columns) of an int8 cache, or null
+  const float* key_scale;    // (rows, kv_heads, columns) of an int8 cache, or null; both with the same strides
   const float* value_scale;
   const int64_t* last;       // (rows, tokens): the last column that a token sees; below 0: none
   void* out;                 // (rows, tokens, heads, head_width)
+  const int32_t* places;     // (rows, columns): at which column of key and value each stands; null: at its own
   int64_t query_row, query_head, query_token;
   int64_t key_row, key_head, key_column;
   int64_t value_row, value_head, value_column;
-  int64_t scale_row, scale_head;
+  int64_t scale_row, scale_head, scale_column, place_row;
   int64_t out_row, out_token, out_head;
   int64_t rows, kv_heads, groups, tokens, head_width;
   int64_t window;  // columns that a token sees, its own included; 0: all

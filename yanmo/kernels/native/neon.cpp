@@ -32,6 +32,7 @@ constexpr int kRowsLanes = 4, kGroupsLanes = 2;
 constexpr int kRowsLanes = 6, kGroupsLanes = 3;
 #endif
 constexpr int32_t kShift = 0;  // the weights become signed again when they are loaded
+constexpr int kParts = 1;      // parts of a value that are mixed at once (attend.inl)
 
 #define YANMO_EACH(Out, expression)                        \
   Out y;                                                   \

@@ -19,6 +19,7 @@ struct Bytes {
 using Nibbles = Bytes;
 
 constexpr int kRowsLanes = 2, kGroupsLanes = 2;
+constexpr int kParts = 1;  // parts of a value that are mixed at once (attend.inl)
 constexpr int32_t kShift = 0;  // the weights become signed again when they are loaded
 
 template <typename Out, typename F>

@@ -14,8 +14,8 @@ enum Kind : int64_t { kLinear = 0, kNorm, kAdd, kActivate, kRotate, kAppend, kAt
 struct YanmoStep {
   int64_t kind;
   const void* what;   // kLinear, kEmbed: YanmoMatrix; kAttend: AttendJob; kNorm: weight; kRotate: cosines (columns, width)
-  const void* more;   // kNorm: bias; kActivate: gated; kRotate: sines; kAppend: scales of an int8 cache;
-                      // kEmbed: what is added for each position (positions, width), or null
+  const void* more;   // kNorm: bias; kActivate: gated; kRotate: sines; kEmbed: what is added for each position
+                      // (positions, width), or null
   float* x;           // input
   float* out;         // output; kAppend: the layer's keys or values
   int64_t stride, out_stride;  // from row to row; kAppend: out_stride from column to column
@@ -101,7 +101,8 @@ void rotate(const YanmoStep& step, int64_t rows, const int64_t* columns) {
   }
 }
 
-void append_int8(const YanmoStep& step, const float* x, int64_t at, int64_t scale_at) {
+// As models/held.py lays it: codes, and behind them, from a multiple of 4 bytes on, their scale.
+void append_int8(const YanmoStep& step, const float* x, int64_t at) {
   float most = 0.0f, nothing = 0.0f;
   for (int64_t i = 0; i < step.width; ++i) {
     most = std::max(most, std::fabs(x[i]));
@@ -114,7 +115,7 @@ void append_int8(const YanmoStep& step, const float* x, int64_t at, int64_t scal
     const float code = finite ? std::min(std::max(x[i] * inverse, -127.0f), 127.0f) : 0.0f;
     to[i] = static_cast<int8_t>(std::nearbyint(code));
   }
-  static_cast<float*>(const_cast<void*>(step.more))[scale_at] = scale;
+  std::memcpy(to + round_up(step.width, 4), &scale, sizeof(scale));
 }
 
 void append(const YanmoStep& step, int64_t rows, const int64_t* columns) {
@@ -123,7 +124,7 @@ void append(const YanmoStep& step, int64_t rows, const int64_t* columns) {
       const float* x = step.x + row * step.stride + part * step.width;
       const int64_t at = row * step.row + part * step.part + columns[row] * step.out_stride;
       if (step.flag == kInt8) {
-        append_int8(step, x, at, at / step.width);
+        append_int8(step, x, at);
       } else if (step.flag == kBfloat16) {
         uint16_t* to = reinterpret_cast<uint16_t*>(step.out) + at;
         for (int64_t i = 0; i < step.width; ++i) to[i] = to_bfloat16(x[i]);
