@@ -14,7 +14,7 @@ import yanmo
 from yanmo.errors import ConfigError, InputError
 from yanmo.recipe import Recipe, read_recipe
 from yanmo.tasks.classification import _temperature, open_labels, predict, settled
-from yanmo.tasks.encoding import encode_rows
+from yanmo.tasks.encoding import _parts, encode_rows
 from yanmo.tasks.examples import Example
 from yanmo.tasks.opening import open_task
 from yanmo.tasks.stored import read_examples, write_examples
@@ -116,6 +116,26 @@ def test_long_texts_are_read_through_windows(tmp_path: Path) -> None:
         [network.scores(network.encode(i, token_types=0 * i), i, None)[0] for i in _ids(encoded.windows[1:])]
     ).mean(0)
     assert row["scores"]["bad"] == pytest.approx(float(scores.softmax(0)[0].detach()), abs=1e-5)
+
+
+def test_pairs_of_two_long_texts_are_read_whole(tmp_path: Path) -> None:
+    recipe(tmp_path, examples(20), examples(6))
+    tokenizer = yanmo.load_tokenizer(tmp_path / "tokenizer")
+    first, second = "fine dull day film awful poor " * 20, "rain sun great lovely the was a " * 7
+    for pair in ((first, second), (second, first), (first, "a day")):
+        for length in (12, 16, 33):
+            encoded = encode_rows(tokenizer, [("1", *pair), ("2", "fine", "day")], length, 4, None)
+            assert max(len(ids) for ids, _ in encoded.windows) <= length and list(encoded.owners)[-2:] == [0, 1]
+    with pytest.raises(InputError, match="windows of 4 tokens leave no room for a pair"):
+        encode_rows(tokenizer, [("1", first, second)], 4, 1, None)
+    words = [[f"{side}{number}" for number in range(count)] for side, count in (("a", 50), ("b", 21))]
+    places = [[(4 * n, 4 * n + len(word)) for n, word in enumerate(side)] for side in words]
+    texts = ["".join(word.ljust(4) for word in side) for side in words]
+    found = _parts((texts[0], texts[1]), places, [8, 6], 2)
+    for side in (0, 1):
+        read = [piece[side].split() for piece in found]
+        assert list(dict.fromkeys(word for piece in read for word in piece)) == words[side]  # all, in their order
+        assert {len(piece) for piece in read} == {(8, 6)[side]}
 
 
 def _ids(parts: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:

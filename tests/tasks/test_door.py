@@ -88,6 +88,9 @@ def test_files_are_predicted_in_order_and_gone_on_with(
     assert all(abs(a["score"] - b["score"]) < 1e-5 for a, b in zip(found, again, strict=True))
     (tmp_path / "in.jsonl").write_text('{"id": "strange", "text": "day"}\n')
     assert exit_code(said) == 2
+    assert "was not made of" in capsys.readouterr().err
+    (tmp_path / "out.jsonl.source.json").unlink()
+    assert exit_code(said) == 2
     assert "line 1 is not of" in capsys.readouterr().err
     for name in ("in.jsonl", "note"):  # neither the rows themselves nor a text of the user's is cut
         own = b'{"id": 1, "text": "day"}' if name == "in.jsonl" else b"my note, without an end of line"
@@ -158,12 +161,24 @@ def exit_code(args: list[str]) -> int:
         (["recipe.toml", "--epochs", "3"], "--epochs belongs to a task"),
         (["clasify", "new", "{data}"], "no recipe and no task 'clasify' (nearest: 'classify')"),
         (["translate", "new", "{data}"], "lower the rows"),
+        (["classify", "new", "{data}", "--rows", "0"], "--rows is 0, and a number above 0 is needed"),
+        (["classify", "new", "{data}", "--epochs", "nan"], "--epochs is nan"),
+        (["classify", "new", "{data}", "--learning-rate", "inf"], "--learning-rate is inf"),
+        (["classify", "new", "{data}", "--length", "2"], "windows of 2 tokens leave no room for a text"),
+        (["classify", "new", "{data}", "--text", "kind", "--label", "kind"], "'kind' cannot be both text and label"),
+        (["classify", "new", "{few}"], "no training example has its label"),
+        (["classify", "new", "{head}"], "no usable example (0 bad rows); name a file with some"),
+        (["classify", "new", "{data}", "--test", "{odd}", "--skip-bad"], "no test example is left; leave the file out"),
     ],
 )
 def test_mistakes_are_told_before_any_training(
     words: list[str], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    given = [word.format(data=run.parent / "train.tsv") for word in words]
+    made = {"few": "a\tx\nb\ty\n", "head": "", "odd": "day\todd\n"}
+    for name, rows in made.items():
+        (tmp_path / f"{name}.tsv").write_text(f"review\tkind\n{rows}")
+    places = {name: tmp_path / f"{name}.tsv" for name in made} | {"data": run.parent / "train.tsv"}
+    given = [word.format(**places) for word in words]
     assert exit_code(["finetune", *given, "-o", str(tmp_path / "new")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "new" / "checkpoints").exists()

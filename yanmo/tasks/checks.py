@@ -15,8 +15,11 @@ from yanmo.tasks.reading_files import short
 Named = Callable[[Example], Iterable[str]]
 
 
-def check(train: Data, dev: Data | None = None, *, skip_bad: bool = False) -> None:
-    """Refuse data that cannot be learnt or judged; with skip_bad, rows of dev that train does not know are left out."""
+def check(train: Data, dev: Data | None = None, *, skip_bad: bool = False, part: str = "validation") -> None:
+    """Refuse data that cannot be learnt or judged; with skip_bad, rows of dev that train does not know are left out.
+
+    part: what dev is, for messages.
+    """
     task = train.understood.task
     if not train.examples:
         raise InputError("there are no training examples; name a file with some")
@@ -35,7 +38,8 @@ def check(train: Data, dev: Data | None = None, *, skip_bad: bool = False) -> No
     if task == "translate":
         _something(train, "translation", lambda example: example.target is not None)
     if dev is not None and not dev.examples:
-        raise InputError("no validation example is left; leave the file out, and a part of training is taken")
+        instead = "a part of training" if part == "validation" else "validation"
+        raise InputError(f"no {part} example is left; leave the file out, and {instead} is taken")
 
 
 def _named(task: str) -> list[tuple[str, Named]]:

@@ -109,6 +109,10 @@ def chosen(
         if role in ROLES[reading.task]:
             parts = said.split(",") if role == "labels" and said not in names else [said]
             roles[role] = ",".join(resolve(part.strip(), names, file) for part in parts)
+    twice = next((column for column in roles.values() if list(roles.values()).count(column) > 1), None)
+    both = [role for role, column in roles.items() if column == twice and role not in ("id", "group")]
+    if len(both) > 1:
+        raise InputError(f"{file.name}: column {twice!r} cannot be both {both[0]} and {both[1]}; name two columns")
     for role in ROLES[reading.task]:
         if role in roles or (role in ("label", "value", "labels") and roles.keys() & {"label", "labels", "value"}):
             continue

@@ -5,7 +5,9 @@ In: (name, text, text_pair or None) of each row, how many tokens a window has, h
     encode_rows    rows → Encoded
     Encoded        windows; `labelled` gives them targets
 
-Of a pair the longer text is cut into windows, and the other one stands whole in each.
+Of a pair the longer text is cut into windows, and the other one stands whole in each. Where that would leave fewer
+than WHOLE tokens, both are cut into windows of half of the room, and these stand together in their order: every token
+of both is read, those of the text with fewer windows several times.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from yanmo.tokens.masking import frame
 from yanmo.tokens.tokenizer import Tokenizer
 
 AT_ONCE = 1024  # texts that are encoded together
+WHOLE = 16  # tokens of the longer text of a pair that must stand in a window beside the whole of the shorter one
 Row = tuple[str, str, str | None]
 
 
@@ -42,9 +45,11 @@ class Encoded:
 
 
 def encode_rows(tokenizer: Tokenizer, rows: Sequence[Row], length: int, stride: int, config: Any) -> Encoded:
-    """Encode every text whole; an empty one, and a pair whose shorter text leaves no room, are an InputError."""
+    """Encode every text whole; an empty one, and a pair for which windows are too short, are an InputError."""
     before, behind = frame(tokenizer)
     room = length - len(before) - len(behind)
+    if room < 1:
+        raise InputError(f"windows of {length} tokens leave no room for a text; raise train.length")
     stride = min(stride, room // 2)
     found: list[tuple[list[int], list[int]]] = []
     owners: list[int] = []
@@ -72,24 +77,33 @@ def encode_rows(tokenizer: Tokenizer, rows: Sequence[Row], length: int, stride: 
 def _pair(
     tokenizer: Tokenizer, name: str, pair: tuple[str, str], length: int, stride: int
 ) -> list[tuple[list[int], list[int]]]:
-    """The windows of a pair: as one where it fits, else over the tokens of its longer text."""
+    """The windows of a pair: as one where it fits, else over the tokens of its longer text, else over those of both."""
     ids, types = tokenizer.encode_pair(*pair)
     if len(ids) <= length:
         return [(ids, types)]
-    encoded = tokenizer.encode_offsets(pair)
-    longer = 0 if len(encoded[0][0]) > len(encoded[1][0]) else 1
-    offsets = encoded[longer][1]
-    room = length - (len(ids) - len(offsets))
-    if room < 16:
-        raise InputError(
-            f"{name}: the shorter text of the pair has {len(encoded[1 - longer][0])} tokens, and leaves no room in "
-            f"windows of {length}; raise train.length, or shorten it"
-        )
-    found = []
-    for a, b in windows(len(offsets), room, min(stride, room // 2)):
-        part = pair[longer][offsets[a][0] : offsets[b - 1][1]]
-        found.append(tokenizer.encode_pair(*((part, pair[1]) if longer == 0 else (pair[0], part))))
-    over = next((len(ids) for ids, _ in found if len(ids) > length), 0)
-    if over:  # a text cut between two tokens can have more of them
-        raise InputError(f"{name}: a window of the pair has {over} tokens instead of {length}; raise train.length")
-    return found
+    offsets = [found[1] for found in tokenizer.encode_offsets(pair)]
+    room = length - (len(ids) - sum(map(len, offsets)))  # for the tokens of both
+    if room < 2:
+        raise InputError(f"{name}: windows of {length} tokens leave no room for a pair of texts; raise train.length")
+    short = min(map(len, offsets))
+    while room >= 2:
+        least = min(short, room // 2) if room - short < WHOLE else short  # of the shorter text
+        rooms = [room - least, least] if len(offsets[0]) > len(offsets[1]) else [least, room - least]
+        found = [tokenizer.encode_pair(*parts) for parts in _parts(pair, offsets, rooms, stride)]
+        over = max(len(ids) for ids, _ in found) - length
+        if over <= 0:
+            return found
+        room -= over  # a text that is cut between two tokens can have more of them
+    raise InputError(f"{name}: no window of the pair fits in {length} tokens; raise train.length")
+
+
+def _parts(
+    pair: tuple[str, str], offsets: Sequence[Sequence[tuple[int, int]]], rooms: Sequence[int], stride: int
+) -> list[tuple[str, str]]:
+    """The pieces of both texts that stand together: as many pairs as the text of more windows has, side by side."""
+    sides = []
+    for text, places, room in zip(pair, offsets, rooms, strict=True):
+        cuts = windows(len(places), room, min(stride, room // 2))
+        sides.append([text[places[a][0] : places[b - 1][1]] if len(cuts) > 1 else text for a, b in cuts])
+    count = max(map(len, sides))
+    return [tuple(side[number * len(side) // count] for side in sides) for number in range(count)]  # type: ignore[misc]

@@ -11,6 +11,7 @@ In: a task, a model (folder, hub id, a recipe's .toml, or "new"), files of examp
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,18 +114,20 @@ def prepare(
     if task not in DEFAULTS:
         raise InputError(f"no task {task!r} to train{nearest(task, DEFAULTS)}; there are {', '.join(DEFAULTS)}")
     need("sklearn", "tasks", "a task")
+    _check_numbers(wishes)
     read_data = read(task, data, columns=wishes.columns, skip_bad=wishes.skip_bad)
     if understood is not None:
         understood(read_data)
     parts = _parts(task, read_data, wishes)
-    for name in ("valid", "test"):  # what training does not know is said before it, or left out
+    known = Data(parts["train"] if task == "classify" else read_data.examples, read_data.understood)
+    for name, part in (("valid", "validation"), ("test", "test")):  # what training does not know is told, or left out
         if parts[name]:
             other = Data(parts[name], read_data.understood, read_data.bad)
-            checks.check(read_data, other, skip_bad=wishes.skip_bad)
+            checks.check(known, other, skip_bad=wishes.skip_bad, part=part)
             parts[name] = other.examples
     folder = Path(out)
     keeping.check_place(folder, [*([data] if isinstance(data, (str, Path)) else data), *wishes.valid, *wishes.test])
-    kept = {name: _lines(task, part).encode() for name, part in parts.items() if part}
+    kept = {name: kept_lines(task, part).encode() for name, part in parts.items() if part}
     with held(folder):
         keeping.keep(kept, folder)
         base = _base(task, model, parts["train"], folder)
@@ -133,6 +136,13 @@ def prepare(
         keeping.follow(folder, recipe)
         test = parts["test"] or keeping.kept_test(task, folder)
     return Prepared(task, recipe, parts["train"], parts["valid"], test, read_data, kept)
+
+
+def _check_numbers(wishes: Wishes) -> None:
+    for name in ("epochs", "rows", "length", "learning_rate"):
+        value = getattr(wishes, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name.replace('_', '-')} is {value}, and a number above 0 is needed")
 
 
 def settings_of(prepared: Prepared) -> dict[str, Any]:
@@ -158,7 +168,7 @@ def _parts(task: str, data: Data, wishes: Wishes) -> dict[str, list[Example]]:
     return parts
 
 
-def _lines(task: str, part: Sequence[Example]) -> str:
+def kept_lines(task: str, part: Sequence[Example]) -> str:
     """What a run's file holds: examples, or the records that its objective reads."""
     if task != "generate":
         return lines_of(part)

@@ -66,7 +66,7 @@ def read(
     for what, places in reading.counts.items():
         reading.note(f"{len(places):,} {what} (first {places[0]})")
     if not data.examples:
-        first = f"; the first: {data.bad[0].where}: {data.bad[0].reason}" if data.bad else ""
+        first = f"; the first: {data.bad[0].where}: {data.bad[0].reason}" if data.bad else "; name a file with some"
         raise FileError(f"{', '.join(reading.understood.files)}: no usable example ({len(data.bad):,} bad rows){first}")
     return data
 
