@@ -41,7 +41,7 @@ def _draw(network: Transformer | Recurrent, parts: list[str], tensor: Tensor, ge
         tensor.uniform_(-bound, bound, generator=generator)
         if network.config.cell == "lstm" and parts[-1].startswith("bias_ih"):  # type: ignore[union-attr]
             tensor.view(4, -1)[1] = 1.0  # torch's order: input, forget, cell, output
-    elif tensor.ndim < 2:
+    elif tensor.ndim < 2 or parts[0] == "transitions":  # of tags, which a task puts beside the network (tasks/crf.py)
         tensor.zero_()
     else:
         tensor.normal_(0.0, STD * _residual_factor(network, parts), generator=generator)

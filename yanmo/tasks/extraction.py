@@ -63,13 +63,9 @@ def open_tokens(recipe: Recipe, train: list[Example], valid: list[Example]) -> O
 
     def prepare(network: Any) -> None:
         if o.crf:
-            if network.device.type == "meta":
-                raise ConfigError("objective.crf is learned by one process; leave out torchrun, or objective.crf")
             network.transitions = Transitions(len(Tags(types).names), network.device)
 
     def work(tokenizer: Tokenizer, network: Any, ranks: Ranks) -> Work:
-        if o.crf and ranks.sharded:
-            raise ConfigError("objective.crf is not learned in parts; set scale.shard=none, or leave out objective.crf")
         return _work(recipe, opened(tokenizer), valid)
 
     def settings(network: Any, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -86,6 +86,10 @@ def job_of(labels: Sequence[str], length: int, stride: int) -> Job:
     """
     place = {label: number for number, label in enumerate(labels)}
     types = tuple(sorted({label[2:] for label in labels if label[:2] in ("B-", "I-")}))
+
+    def column(kind: str, marks: str, other: int) -> int:
+        return next((place[f"{mark}-{kind}"] for mark in marks if f"{mark}-{kind}" in place), other)
+
     if "O" not in place or not types:
         raise InputError(
             f"the model's labels ({', '.join(labels[:6])}{' …' if len(labels) > 6 else ''}) are no tags of entities; "
@@ -93,9 +97,9 @@ def job_of(labels: Sequence[str], length: int, stride: int) -> Job:
         )
     columns = [place["O"]]
     for kind in types:
-        inside = place.get(f"I-{kind}", place.get(f"B-{kind}", 0))
-        begin = place.get(f"B-{kind}", inside)
-        columns += [begin, inside, place.get(f"E-{kind}", inside), place.get(f"S-{kind}", begin)]
+        inside = column(kind, "IMB", 0)  # BMES has M for I, BILOU has L and U for E and S
+        begin = column(kind, "B", inside)
+        columns += [begin, inside, column(kind, "EL", inside), column(kind, "SU", begin)]
     return Job(types, False, False, True, 1, length, stride, None, tuple(columns))
 
 
@@ -117,7 +121,7 @@ def relation_columns(classes: Sequence[Class]) -> tuple[str, ...]:
 
 def entity_documents(job: Job, text: Text, found: Sequence[Placed], around: Frame) -> tuple[list[Document], int]:
     """(the windows of a text; how many entities are not learned). Cells of an entity that a window cuts have no target
-    there."""
+    there, nor have those of an entity that shares some with it: what begins in a cell must end in one that is there."""
     if job.nested:
         targets, lost = nested.encode(found, len(text.cells), job.types)
     else:
@@ -126,9 +130,10 @@ def entity_documents(job: Job, text: Text, found: Sequence[Placed], around: Fram
     rows = []
     for begin, end in windowed(text, around):
         own = np.where((places >= begin) & (places < end), targets, NO_TARGET)
-        for _, first, last in found:
-            inside = (places[first : last + 1] >= begin) & (places[first : last + 1] < end)
-            if not inside.all():
+        near = [(a, b) for _, a, b in found if places[b] >= begin and places[a] < end]
+        while cut := [(a, b) for a, b in near if (own[a : b + 1] == NO_TARGET).any()]:
+            near = [one for one in near if one not in cut]
+            for first, last in cut:
                 own[first : last + 1] = NO_TARGET
         label = np.full(len(around.before) + end - begin + len(around.behind), NO_TARGET, np.int64)
         kept = own != NO_TARGET

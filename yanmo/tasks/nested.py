@@ -112,14 +112,14 @@ def decode(scores: Tensor, types: Sequence[str], widest: int) -> list[tuple[str,
         fits = (last >= first) & (last - first < widest)
         kind, first, last = kind[fits], first[fits], last[fits]
         worths = values[kind, first, last].sigmoid()
-        rows = zip(worths.tolist(), (first + begin).tolist(), (last + begin).tolist(), kind.tolist())
-        found += rows
-    kept: list[tuple[float, int, int, int]] = []
+        found += zip(worths.tolist(), (first + begin).tolist(), (last + begin).tolist(), kind.tolist())
+    kept: dict[int, list[tuple[float, int, int, int]]] = {}  # by stretches of the text: spans that cross lie near
     for one in sorted(found, key=lambda row: (-row[0], row[1:])):
-        if not any(_cross(one, other) for other in kept):
-            kept.append(one)
-    kept.sort(key=lambda row: (row[1], -row[2], row[3]))
-    return [(types[kind], first, last, score) for score, first, last, kind in kept]
+        here = one[1] // widest
+        if not any(_cross(one, other) for near in (here - 1, here, here + 1) for other in kept.get(near, ())):
+            kept.setdefault(here, []).append(one)
+    rows = sorted((one for part in kept.values() for one in part), key=lambda row: (row[1], -row[2], row[3]))
+    return [(types[kind], first, last, score) for score, first, last, kind in rows]
 
 
 def _cross(one: tuple[float, int, int, int], other: tuple[float, int, int, int]) -> bool:

@@ -21,6 +21,7 @@ from yanmo.tasks.stored import read_examples
 from yanmo.tokens.tokenizer import Tokenizer
 from yanmo.training.build import Top
 from yanmo.training.distributed import Ranks
+from yanmo.training.spread import gathered
 from yanmo.training.work import Work
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ def open_task(recipe: Recipe) -> Opened:
         )
     files: list[dict[str, Any]] = []
     train, valid = _read("paths", recipe.data.paths, files), _read("valid", recipe.data.valid, files)
-    return replace(_opener(recipe.objective.kind)(recipe, train, valid), files=tuple(files))
+    opened = _opener(recipe.objective.kind)(recipe, train, valid)
+
+    def work(tokenizer: Tokenizer, network: Network, ranks: Ranks) -> Work:
+        made = opened.work(tokenizer, network, ranks)
+        return replace(made, measure=lambda net, whole: gathered(net, ranks, lambda net: made.measure(net, whole)))
+
+    return replace(opened, work=work, files=tuple(files))
 
 
 def _read(name: str, paths: Sequence[str], files: list[dict[str, Any]]) -> list[Example]:

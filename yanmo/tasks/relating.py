@@ -17,6 +17,8 @@ a matrix over both states together. Each pair is asked once, and a class is a ty
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -124,14 +126,19 @@ def _ordered(entities: Sequence[Span], one: int, two: int) -> tuple[int, int]:
     return (one, two) if places[0] <= places[1] else (two, one)
 
 
-def _tokens(text: Text, span: Span) -> tuple[int, int] | None:
-    """The first token of an entity and the one behind its last; None where it has none."""
-    inside = [n for n, (begin, end) in enumerate(text.ranges) if begin < span.end and end > span.start and end > begin]
-    return (inside[0], inside[-1] + 1) if inside else None
+def _tokens(text: Text, spans: Sequence[Span]) -> list[tuple[int, int] | None]:
+    """The first token of each entity and the one behind its last; None where it has none."""
+    places = [(n, begin, end) for n, (begin, end) in enumerate(text.ranges) if end > begin]
+    begins, ends = ([place[side] for place in places] for side in (1, 2))  # both go up with the text
+    found: list[tuple[int, int] | None] = []
+    for span in spans:
+        first, last = bisect.bisect_right(ends, span.start), bisect.bisect_left(begins, span.end)
+        found.append((places[first][0], places[last - 1][0] + 1) if first < last else None)
+    return found
 
 
 def _distance(text: Text, one: Span, two: Span) -> int:
-    places = _tokens(text, one), _tokens(text, two)
+    places = _tokens(text, (one, two))
     return 0 if places[0] is None or places[1] is None else max(p[1] for p in places if p) - places[0][0]
 
 
@@ -146,19 +153,21 @@ class Pair(NamedTuple):
 
 def asked(known: Relating, text: Text, entities: Sequence[Span], around: Frame) -> list[Pair]:
     """The pairs of entities that may be related, and that a window can show."""
-    tokens = [_tokens(text, span) for span in entities]
+    placed = [(place, number) for number, place in enumerate(_tokens(text, entities)) if place is not None]
+    placed.sort()
     found = []
-    for one in range(len(entities)):
-        for two in range(one + 1, len(entities)):
+    for at, (place, one) in enumerate(placed):
+        for other, two in itertools.islice(placed, at + 1, None):
+            if other[0] - place[0] >= known.reach:  # and so are all behind it
+                break
             first, second = _ordered(entities, one, two)
+            left, right = (place, other) if first == one else (other, place)
             kinds = entities[first].type, entities[second].type
-            left, right = tokens[first], tokens[second]
-            if left is None or right is None or kinds not in known.types:
-                continue
             wide = max(left[1], right[1]) - left[0]
-            if wide <= known.reach and wide + _marks_room(known, kinds) <= around.room:
+            fits = wide <= known.reach and wide + _marks_room(known, kinds) <= around.room
+            if fits and kinds in known.types:
                 found.append(Pair(first, second, left, right))
-    return found
+    return sorted(found, key=lambda pair: sorted(pair[:2]))
 
 
 def _marks_room(known: Relating, kinds: tuple[str, str]) -> int:
@@ -166,10 +175,14 @@ def _marks_room(known: Relating, kinds: tuple[str, str]) -> int:
 
 
 def right(known: Relating, relations: Sequence[Relation], pair: Pair) -> int:
-    """The class of a pair; of several relations of one pair the first that was given."""
+    """The class of a pair; of several relations of one pair the first that was given and has one.
+
+    A relation in a direction that training never showed has none.
+    """
     for relation in relations:
-        if {relation.head, relation.tail} == {pair.one, pair.two}:
-            return 1 + known.classes.index(Class(relation.type, relation.head == pair.one))
+        kind = Class(relation.type, relation.head == pair.one)
+        if {relation.head, relation.tail} == {pair.one, pair.two} and kind in known.classes:
+            return 1 + known.classes.index(kind)
     return 0
 
 
@@ -218,7 +231,9 @@ def read_entities(name: str, text: str, given: Any) -> list[Span]:
             raise InputError(
                 f"the row {name!r}: its entity {number} has no whole start and end; give type, start and end"
             ) from None
-        if not isinstance(kind, str) or not 0 <= start < end <= len(text):
+        if not isinstance(kind, str):
+            raise InputError(f"the row {name!r}: its entity {number} has the type {kind!r:.60}; give a text")
+        if not 0 <= start < end <= len(text):
             raise InputError(
                 f"the row {name!r}: its entity {number} reaches from {start:,} to {end:,}, and the text has "
                 f"{len(text):,} characters; correct its places"

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,16 +99,14 @@ def merged(text: Text, around: Frame, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].new_zeros(0, width)
     if len(spans) == 1:
         return parts[0][[len(around.before) + cell.token for cell in text.cells]]
-    rows = []
-    for cell in text.cells:
-        inside = [number for number, (begin, end) in enumerate(spans) if begin <= cell.token < end]
-        number = max(inside, key=lambda one: _seen(cell.token, spans[one], len(text.ids)))
-        rows.append(parts[number][len(around.before) + cell.token - spans[number][0]])
-    return torch.stack(rows)
-
-
-def _seen(token: int, span: tuple[int, int], count: int) -> int:
-    """How many tokens of the window stand on the poorer side of a token."""
-    left = token - span[0] if span[0] else count
-    right = span[1] - 1 - token if span[1] < count else count
-    return min(left, right)
+    count = len(text.ids)
+    tokens = np.array([cell.token for cell in text.cells])
+    best, found = np.full(len(tokens), -1), parts[0].new_empty(len(tokens), width)
+    for (begin, end), part in zip(spans, parts, strict=True):
+        first, last = np.searchsorted(tokens, [begin, end])
+        here = tokens[first:last]
+        seen = np.minimum(here - begin if begin else count, end - 1 - here if end < count else count)  # poorer side
+        better = torch.from_numpy(np.flatnonzero(seen > best[first:last]))
+        best[first:last] = np.maximum(best[first:last], seen)
+        found[better + int(first)] = part[torch.from_numpy(here)[better] + len(around.before) - begin]
+    return found

@@ -6,6 +6,7 @@ In: a network, the same on every rank, and Ranks. Out: the same network, spread;
     wrapped           an objective → the same for a spread network
     speed             tokens per second of all ranks together
     evaluate          the loss of validation batches, each rank computing its share of the rows
+    gathered          anything else that is computed with a spread network, by every rank alike
     precision         in which precision a step computes: `lowered`, or FSDP's own policy
     sum_gradients     after a window: the gradients that each rank lacks
     total_norm        of gradients that lie in parts
@@ -33,7 +34,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -53,6 +54,7 @@ from yanmo.training.precision import DTYPES, Lowering
 from yanmo.training.randomness import kept
 from yanmo.training.sharded import local
 
+T = TypeVar("T")
 Objective = Callable[[Any, Any], tuple[Tensor, int]]
 Draw = Callable[[Any, Whole], None]
 
@@ -206,6 +208,22 @@ def evaluate(
         return torch.tensor(nats, dtype=torch.float64), round(tokens)
 
     return objectives.evaluate(network, batches, n_bytes, shared)
+
+
+def gathered(network: Any, ranks: Ranks, action: Callable[[Any], T]) -> T:
+    """What `action(network)` finds of a network that may lie in parts; all ranks call it and compute the same."""
+    if not ranks.sharded:
+        return action(network)
+    from torch.distributed.fsdp import FSDPModule
+
+    found: list[T] = []
+    with torch.no_grad():
+        for module in network.modules():  # here, since tensors of inference_mode could not be trained
+            if isinstance(module, FSDPModule):
+                module.unshard()
+        network(lambda net, _: found.append(action(net)), None)
+        network.reshard()
+    return found[0]
 
 
 def precision(network: nn.Module, ranks: Ranks, dtype: torch.dtype, *, once: bool = False) -> Lowering:
