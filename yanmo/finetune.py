@@ -12,6 +12,7 @@ same loop, the same resume.
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from yanmo.files import write_json
 from yanmo.pretrain import Report, run_recipe
 from yanmo.recipe import Recipe
 from yanmo.tasks import keeping
+from yanmo.tasks.curve import cost, measure
 from yanmo.tasks.examples import TASKS, Data
 from yanmo.tasks.judging import PAGE, judge
 from yanmo.tasks.opening import SETTINGS
@@ -68,22 +70,36 @@ def finetune_task(
     out: str | Path,
     report: Report | None = None,
     understood: Callable[[Data], None] | None = None,
+    curve: bool = False,
     **wishes: Any,
 ) -> Predictor:
     """Train a model for a task on examples and return it ready to use; its figures are in RUN/result.json.
 
     wishes: see tasks/preparing.py Wishes (columns, valid, test, skip_bad, epochs, rows, length, learning_rate, adapter,
-    seed, overrides). understood: hears what the data were taken for before they are used. Every mistake that can be
-    known before is told before anything is trained.
+    seed, overrides). understood: hears what the data were taken for before they are used. curve: train on parts of the
+    examples too, for the page (tasks/curve.py). Every mistake that can be known before is told before anything is
+    trained.
     """
+    if curve and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("curve trains models one after the other in one process; call it without torchrun")
     say: Report = report or (lambda stage, values: None)
     prepared = prepare(task, model, data, out, Wishes(**wishes), understood)
-    made = run_recipe(prepared.recipe, out, report, lambda: keeping.unchanged(prepared.kept, Path(out)))
-    if not (made / SETTINGS).is_file():  # a task without a head of its own
-        write_json(made / SETTINGS, settings_of(prepared))
-    predictor = load_predictor(out, task=task)
-    predictor.report = Path(out) / PAGE
-    predictor.result = judge(prepared, predictor, Path(out), say)
+
+    def told(stage: str, values: dict[str, Any]) -> None:
+        say(stage, values)
+        if stage == "plan" and curve:
+            say("note", {"text": cost(values.get("seconds"))})
+
+    def train(recipe: Recipe, run: Path, held: Callable[[], None] | None = None) -> Predictor:
+        made = run_recipe(recipe, run, told if held else None, held)
+        if not (made / SETTINGS).is_file():  # a task without a head of its own
+            write_json(made / SETTINGS, settings_of(prepared))
+        return load_predictor(run, task=task)
+
+    folder = Path(out)
+    predictor = train(prepared.recipe, folder, lambda: keeping.unchanged(prepared.kept, folder))
+    predictor.report = folder / PAGE
+    predictor.result = judge(prepared, predictor, folder, say, measure(prepared, folder, train, say) if curve else ())
     return predictor
 
 

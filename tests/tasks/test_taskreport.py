@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -278,7 +279,28 @@ def test_twins_are_found_by_the_whole_text_and_by_its_letters():
         Example("5", "f", "abc好"),
     ]
     found = taskreport_slices.twins(gold, train)
-    assert (found.same, found.like) == ([0], [1, 4]) and found.pairs == [(0, 0), (1, 0), (4, 3)]
+    assert (found.same, found.like, found.near) == ([0], [1, 4], [])
+    assert found.pairs == [(0, 0, 1.0), (1, 0, 1.0), (4, 3, 1.0)]
+
+
+def test_near_twins_are_found_in_words_and_in_characters():
+    long = "the house by the river was sold in spring to a man who came from the north with two dogs and a cart"
+    chinese = "这家酒店的房间很干净，早餐也不错，就是离地铁站有点远，下次还会再来住。"
+    train = [Example("a", "f", long), Example("b", "f", chinese), Example("c", "f", "something else altogether")]
+    gold = [
+        Example("1", "f", long.replace("spring", "autumn")),
+        Example("2", "f", chinese.replace("早餐", "晚餐")),
+        Example("3", "f", "the house by the sea was bought in winter by a woman who came from the south with two cats"),
+        Example("4", "f", long),
+    ]
+    found = taskreport_slices.twins(gold, train)
+    assert (found.same, found.like, found.near) == ([3], [], [0, 1])
+    assert [pair[:2] for pair in found.pairs] == [(3, 0), (0, 0), (1, 1)]
+    assert all(0.7 <= share < 1 for _, _, share in found.pairs[1:])
+    said = [{"id": example.id, "label": "x"} for example in gold]
+    gold = [dataclasses.replace(example, labels=("xy"[n % 2],)) for n, example in enumerate(gold)]
+    seen = plain(taskreport.report_html(taskreport.Judged("classify", gold, said, train)))
+    assert "2 others are near one of training" in seen and "The nearest of the others" in seen
 
 
 def test_a_matrix_folds_rare_classes():

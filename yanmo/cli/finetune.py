@@ -67,6 +67,9 @@ def finetune(
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=TRAINING)] = None,
     adapter: Adapter = None,
     seed: Annotated[int, typer.Option(rich_help_panel=TRAINING)] = 0,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Train on 1/8, 1/4, 1/2 of it too, for the page.", rich_help_panel=TRAINING)
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a model further: by a recipe, or for a task on your examples (yanmo finetune classify MODEL data.csv).
@@ -89,6 +92,7 @@ def finetune(
         "learning_rate": learning_rate,
         "adapter": adapter,
         "seed": seed,
+        "curve": curve,
     }
     if recipe in TASKS:
         _task(recipe, words, out or Path("run"), wishes, as_json=as_json)

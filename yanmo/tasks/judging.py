@@ -4,13 +4,14 @@ In: a finished run and its examples. Out: RUN/predictions.jsonl, RUN/result.json
 page of the training, which had that name, becomes RUN/training.html.
 
     judge      the whole of it; made once, and read again where it is there
+    main_of    the figure by which models are compared
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ RESULT, PREDICTIONS, PAGE, TRAINING = "result.json", "predictions.jsonl", "repor
 Say = Callable[[str, dict[str, Any]], None]
 
 
-def judge(prepared: Prepared, predictor: Predictor, run: Path, say: Say) -> dict[str, Any]:
+def judge(
+    prepared: Prepared, predictor: Predictor, run: Path, say: Say, curve: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """Judge by the test examples, or where there are none by those of validation, which chose the model: `judged_by`.
 
-    main: name, value and 95 % interval of the figure by which models are compared; baselines: the same of each.
+    main: name, value and 95 % interval of the figure by which models are compared; baselines: the same of each; curve:
+    the same of models that learned from fewer examples (curve.py), where that was wanted.
     """
     if (run / RESULT).is_file():
-        return read_json_object(run / RESULT)
+        known = read_json_object(run / RESULT)
+        if not curve or known.get("curve") == list(curve):
+            return known
     task, gold = prepared.task, prepared.test or prepared.valid
     part = "test" if prepared.test else "validation"
     say("note", {"text": f"predicting {len(gold):,} examples of {part}"})
@@ -46,20 +52,23 @@ def judge(prepared: Prepared, predictor: Predictor, run: Path, say: Say) -> dict
         "examples": len(gold),
         "predicting_seconds": seconds,
         "figures": metrics.score(task, gold, predictions),
-        "main": _main(task, gold, predictions),
-        "baselines": {name: _main(task, gold, rows) for name, rows in others.items()},
+        "main": main_of(task, gold, predictions),
+        "baselines": {name: main_of(task, gold, rows) for name, rows in others.items()},
     }
     write_atomic(run / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
     if (run / PAGE).is_file() and not (run / TRAINING).is_file():  # after a kill, PAGE may be the task's already
         (run / PAGE).replace(run / TRAINING)
     facts = {"Predicting": f"{duration(seconds)}, {len(gold):,} examples"}
-    judged = Judged(task, gold, predictions, prepared.train, others, run, facts)
+    if curve:
+        result["curve"] = list(curve)
+    judged = Judged(task, gold, predictions, prepared.train, others, run, facts, curve=curve)
     taskreport.write(run, judged, PAGE)
     write_json(run / RESULT, result)
     return result
 
 
-def _main(task: str, gold: Any, predictions: Any) -> dict[str, Any]:
+def main_of(task: str, gold: Any, predictions: Any) -> dict[str, Any]:
+    """The main figure of predictions: name, value, and its interval from low to high."""
     name, value = metrics.main(task, metrics.score(task, gold, predictions))
     low, high = metrics.main_interval(task, gold, predictions)
     return {"name": name, "value": value, "low": low, "high": high}

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from yanmo import __version__, charts, page
+from yanmo.charts import Series
 from yanmo.files import write_atomic
 from yanmo.page import Markup
 from yanmo.runpage.history import finite, read_history
@@ -43,7 +44,10 @@ TITLES = {
 
 @dataclass
 class Judged:
-    """What a page is made of. baselines: predictions by name; run: the run folder; facts: of the cost, by name."""
+    """What a page is made of. baselines: predictions by name; run: the run folder; facts: of the cost, by name.
+
+    curve: of models that learned from fewer examples, how many, and the main figure with its interval.
+    """
 
     task: str
     gold: Sequence[Example]
@@ -53,6 +57,7 @@ class Judged:
     run: Path | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     title: str = ""
+    curve: Sequence[Mapping[str, Any]] = ()
 
 
 class Shown:
@@ -94,6 +99,7 @@ def report_html(judged: Judged) -> str:
         "Slices": _slices(task, gold, sums),
         "Seen in training": _seen(judged, sums, twins),
         "The worst errors": _errors(task, gold, rows),
+        "With fewer examples": _fewer(judged, sums),
         "The course of training": taskreport_parts.learning(judged.run) if judged.run else [],
         "Cost": _cost(judged),
     }
@@ -148,7 +154,7 @@ def _headline(judged: Judged, sums: metrics.Sums, twins: taskreport_slices.Twins
         cards.append(("Gain", _value(task, gain, "+"), _range(task, low, high)))
     cards.append(("Examples", len(judged.gold), f"{len(set(sums.groups)):,} groups" if sums.groups else ""))
     if judged.train:
-        cards.append(("Seen in training", len(twins.same) + len(twins.like), "of the examples"))
+        cards.append(("Seen in training", len(twins.pairs), "of the examples, or nearly"))
     return page.cards(cards)
 
 
@@ -210,13 +216,14 @@ def _slices(task: str, gold: Sequence[Example], sums: metrics.Sums) -> list[obje
 def _seen(judged: Judged, sums: metrics.Sums, twins: taskreport_slices.Twins) -> list[object]:
     if not judged.train:
         return []
-    total = len(twins.same) + len(twins.like)
-    if not total:
-        return [f"None of the {len(judged.gold):,} texts is among the {len(judged.train):,} of training."]
-    kept = np.setdiff1d(np.arange(len(judged.gold)), [place for place, _ in twins.pairs])
+    if not twins.pairs:
+        return [f"None of the {len(judged.gold):,} texts is among the {len(judged.train):,} of training, or near one."]
+    kept = np.setdiff1d(np.arange(len(judged.gold)), [place for place, _, _ in twins.pairs])
     told = (
         f"{len(twins.same):,} of the {len(judged.gold):,} texts are in training letter for letter, {len(twins.like):,} "
-        "more but for case, signs, digits and spaces."
+        f"more but for case, signs, digits and spaces. {len(twins.near):,} others are near one of training: at least "
+        f"{taskreport_slices.NEAR:.0%} of the pairs of words of both (of three characters in Chinese) are the same, as "
+        "far as signatures tell."
     )
     out: list[object] = [told]
     if len(kept):
@@ -225,15 +232,38 @@ def _seen(judged: Judged, sums: metrics.Sums, twins: taskreport_slices.Twins) ->
         out.append(
             f"Without them {name} is {_value(judged.task, rest.value)} ({_range(judged.task, rest.low, rest.high)})."
         )
-    rows = [
-        (
-            judged.gold[i].id,
-            taskreport_errors.cut(judged.gold[i].text, 120),
-            taskreport_errors.cut(judged.train[j].text, 120),
-        )
-        for i, j in twins.pairs[:TWINS]
+    alike = len(twins.same) + len(twins.like)  # these stand first
+    near = sorted(twins.pairs[alike:], key=lambda pair: -pair[2])
+    for title, pairs in (("The first of them", twins.pairs[:alike]), ("The nearest of the others", near)):
+        rows = [
+            (
+                judged.gold[i].id,
+                taskreport_errors.cut(judged.gold[i].text, 120),
+                taskreport_errors.cut(judged.train[j].text, 120),
+                f"{share:.2f}",
+            )
+            for i, j, share in pairs[:TWINS]
+        ]
+        out += [page.table(["example", "its text", "in training", "shared"], rows, caption=title)] if rows else []
+    return out
+
+
+def _fewer(judged: Judged, sums: metrics.Sums) -> list[object]:
+    """The figure over how many examples were learned from: whether more of them would help."""
+    low, high = metrics.part_interval(sums)
+    own = {"examples": len(judged.train), "value": sums.value, "low": low, "high": high}
+    points = [point for point in judged.curve if point["name"] == sums.name]
+    if not points:
+        return []
+    points = [*points, own]
+    rows = [[p["examples"], _value(judged.task, p["value"]), _range(judged.task, p["low"], p["high"])] for p in points]
+    line = Series("this model", [(p["examples"], p["value"]) for p in points])
+    name = _capital(sums)
+    return [
+        page.table(["training examples", name, "95 % interval"], rows),
+        charts.line_chart([line], f"{name} over training examples", "training examples", name, log_x=True),
+        page.note("Each was trained as this one was, with steps in proportion; a new model has the same tokenizer."),
     ]
-    return [*out, page.table(["example", "its text", "in training"], rows, caption="The first of them")]
 
 
 def _errors(task: str, gold: Sequence[Example], rows: Sequence[Row]) -> list[object]:

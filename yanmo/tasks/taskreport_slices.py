@@ -4,7 +4,8 @@ In: examples, and the main figure as sums (`metrics.sums`). Out: rows for the pa
 
     by_length      quarters of the examples by the characters of their texts
     by_language    languages (corpus.language), or scripts where the extra [corpus] is not installed
-    twins          examples whose text training has too: letter for letter, or but for case, signs, digits and spaces
+    twins          examples whose text training has too: letter for letter, but for case, signs, digits and spaces, or
+                   nearly (corpus/near.py)
     part           the figure of some rows with its interval
 """
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yanmo.corpus import language
+from yanmo.corpus.near import Shape, bands_of, signatures, similarity
 from yanmo.errors import MissingExtra
 from yanmo.tasks.examples import Example
 from yanmo.tasks.metrics import Sums, part_interval
@@ -34,6 +36,9 @@ NAMES = {
     "es": "Spanish",
     "ja": "Japanese",
 }
+NEAR = 0.7  # of the pairs of words of two texts (of three characters in a script without spaces), which both have
+SHAPE = Shape(words=2, characters=3, bands=28, rows=4)  # short texts have few n-grams of more words
+AT_ONCE = 20_000  # texts of training: signatures of 9 MB
 JOINT = "\x1f"  # between the texts of an example; stands in none
 
 
@@ -93,27 +98,54 @@ def _whole(example: Example) -> str:
 
 @dataclass(frozen=True)
 class Twins:
-    """Places of examples whose text is in training as it is, and of those that are but for signs; a pair of each."""
+    """Places of examples whose text is in training as it is, of those that are but for signs, and of those nearly."""
 
     same: list[int]
     like: list[int]
-    pairs: list[tuple[int, int]]  # place in gold, place in train
+    near: list[int]
+    pairs: list[tuple[int, int, float]]  # place in gold, place in train, what they share: 1 of the same and the like
 
 
 def twins(gold: Sequence[Example], train: Sequence[Example]) -> Twins:
     """Find them by their whole texts; an example without a letter has no twin by its letters."""
-    exact = {_whole(example): place for place, example in reversed(list(enumerate(train)))}
-    loose = {key: place for place, example in reversed(list(enumerate(train))) if (key := letters(_whole(example)))}
-    same, like, pairs = [], [], []
+    theirs = [_whole(example) for example in train]
+    exact = {text: place for place, text in reversed(list(enumerate(theirs)))}
+    loose = {key: place for place, text in reversed(list(enumerate(theirs))) if (key := letters(text))}
+    same, like, pairs, others = [], [], [], []
     for place, example in enumerate(gold):
         whole = _whole(example)
         if whole in exact:
             same.append(place)
-            pairs.append((place, exact[whole]))
+            pairs.append((place, exact[whole], 1.0))
         elif (key := letters(whole)) and key in loose:
             like.append(place)
-            pairs.append((place, loose[key]))
-    return Twins(same, like, pairs)
+            pairs.append((place, loose[key], 1.0))
+        elif key:
+            others.append(place)
+    found = _near([_whole(gold[place]) for place in others], theirs)
+    near = [(others[place], *found[place]) for place in sorted(found)]
+    return Twins(same, like, [place for place, _, _ in near], [*pairs, *near])
+
+
+def _near(ours: Sequence[str], theirs: Sequence[str]) -> dict[int, tuple[int, float]]:
+    """{place: (place in theirs, estimated share)} of texts of which at least NEAR of the n-grams are one of theirs."""
+    found: dict[int, tuple[int, float]] = {}
+    if not ours:
+        return found
+    own = signatures(ours, SHAPE)
+    bands = bands_of(own, SHAPE)
+    held: list[dict[int, list[int]]] = [{} for _ in range(SHAPE.bands)]
+    for place, values in enumerate(bands.tolist()):
+        for bucket, value in zip(held, values):
+            bucket.setdefault(value, []).append(place)
+    for begin in range(0, len(theirs), AT_ONCE):
+        other = signatures(theirs[begin : begin + AT_ONCE], SHAPE)
+        for band, values in enumerate(bands_of(other, SHAPE).T):
+            for row in np.flatnonzero(np.isin(values, bands[:, band])).tolist():
+                for place in held[band][int(values[row])]:
+                    if place not in found and (share := float(similarity(own[place], other[row]))) >= NEAR:
+                        found[place] = begin + row, share
+    return found
 
 
 def letters(text: str) -> str:
