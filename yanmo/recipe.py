@@ -76,6 +76,7 @@ class DataSection(Section):
     paths: list[str] = Field(min_length=1)
     valid: list[str] = Field(default_factory=list)
     columns: list[str] = Field(default_factory=list)  # names, for .csv and .tsv files that have no line of them
+    text_column: list[str] = Field(default_factory=list)  # names of columns of texts; the first that is there
     valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
@@ -223,6 +224,7 @@ def read_recipe(text: str, source: str = "recipe", overrides: Sequence[str] = ()
         ("data", "paths"),
         ("data", "valid"),
         ("data", "columns"),
+        ("data", "text_column"),
         ("adapter", "targets"),
         ("objective", "labels"),
     ):

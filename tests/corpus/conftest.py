@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         waiting = self.server.faults.get(self.path, [])
         fault = waiting.pop(0) if waiting else None
         data = self.server.files.get(self.path)
+        if fault == "wait":
+            self.server.gate.wait(60)
         if isinstance(fault, tuple) or data is None:
             status, headers = fault if isinstance(fault, tuple) else (404, {})
             self.begin(status, {**headers, "Content-Length": "0"})
@@ -98,9 +100,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     values = {"YANMO_COMMONCRAWL": made.url, "YANMO_WIKIMEDIA": made.url, "YANMO_CACHE": str(tmp_path / "cache")}
     for name, value in (values | {"YANMO_DOWNLOAD_PAUSE": "0", "YANMO_DOWNLOAD_TIMEOUT": "1"}).items():
         monkeypatch.setenv(name, value)
-    remote._fetched.cache_clear()
+    remote.published.cache_clear()
     yield made
     made.gate.set()
     made.shutdown()
     made.server_close()
-    remote._fetched.cache_clear()
+    remote.published.cache_clear()

@@ -227,6 +227,17 @@ def test_nothing_left_is_one_sentence_and_the_old_corpus_stays(tmp_path):
     assert (tmp_path / "out" / "card.json").is_file()
 
 
+def test_one_document_that_cannot_be_divided_leaves_no_work(tmp_path, monkeypatch):
+    def too_short(document, share):
+        raise InputError("too few characters for a validation set too; give more text")
+
+    monkeypatch.setattr("yanmo.corpus.engine_write.cut_in_two", too_short)
+    (tmp_path / "a.txt").write_text(prose(1), "utf-8")
+    with pytest.raises(InputError, match="too few characters"):
+        make(tmp_path / "a.txt", tmp_path / "out", engine="here")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_books_that_do_not_balance_are_an_error(made, tmp_path, monkeypatch):
     raw, _, _ = made
     real = engine_card.finished
@@ -355,10 +366,10 @@ def test_a_worker_of_another_run_that_still_writes_is_no_error(tmp_path, monkeyp
 
 
 def test_a_worker_that_cannot_be_started_ends_the_run(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(Local, "_start", refuse)
+    monkeypatch.setattr("yanmo.corpus.engine_local.start", refuse)
     pool = Local(str(tmp_path), 1)
     pool.submit("read", 0)
     assert pool._ended.get(timeout=30).ending == "error"

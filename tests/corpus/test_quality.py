@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yanmo.corpus.quality import REASONS, RULES, Settings, judge, judge_all
+from yanmo.corpus.quality import REASONS, RULES, judge, judge_all, limits
 from yanmo.errors import ConfigError
 
 CORPORA = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora"
@@ -63,9 +63,9 @@ BAD = {
     "line_breaks": "\n".join(f"{'of the' if k % 9 == 0 else ''} {w}." for k, w in enumerate(words(80, 9))),
 }
 OFF = {
-    "short_lines": Settings(max_line_breaks=0, duplicate_grams=0),
-    "line_breaks": Settings(max_short_lines=0),
-    "repeated_paragraphs": Settings(max_duplicate_lines=0, max_duplicate_line_characters=0),
+    "short_lines": limits(max_line_breaks=0, duplicate_grams=0),
+    "line_breaks": limits(max_short_lines=0),
+    "repeated_paragraphs": limits(max_duplicate_lines=0, max_duplicate_line_characters=0),
 }
 
 
@@ -80,16 +80,16 @@ def test_prose_breaks_no_rule(text: str, language: str) -> None:
 
 @pytest.mark.parametrize(("reason", "text"), BAD.items())
 def test_each_rule_names_its_reason(reason: str, text: str) -> None:
-    assert judge(text, "en", OFF.get(reason, Settings()))[1] == reason
+    assert judge(text, "en", OFF.get(reason, limits()))[1] == reason
 
 
 def test_many_words_is_off_until_it_is_asked_for() -> None:
-    assert judge(PROSE, "en", Settings(max_words=100))[1] == "many_words"
+    assert judge(PROSE, "en", limits(max_words=100))[1] == "many_words"
     assert set(REASONS) == {*BAD, "many_words"}
 
 
 def test_a_rule_that_is_off_rejects_nothing() -> None:
-    assert judge("Short.", "", Settings(min_words=0))[1] is None
+    assert judge("Short.", "", limits(min_words=0))[1] is None
 
 
 def test_chinese_that_repeats_itself_is_rejected() -> None:
@@ -142,7 +142,7 @@ def test_a_text_is_judged_the_same_in_any_company(texts: list[str]) -> None:
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
 def test_limits_are_numbers_from_zero_up(value) -> None:
     with pytest.raises(ConfigError, match="min_words"):
-        Settings(min_words=value)
+        limits(min_words=value)
 
 
 @pytest.mark.skipif(not CORPORA.is_dir(), reason="no shared data")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yanmo.corpus import lines
 from yanmo.corpus import text as reading
 from yanmo.corpus.documents import document_id, new_document, write_corpus
 from yanmo.corpus.ledger import ReadReport
@@ -215,8 +216,8 @@ def test_damaged_gzip_gives_no_part_of_a_file(tmp_path):
 
 
 def test_a_bad_line_is_counted_with_its_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_LINE", 100)
-    lines = [
+    monkeypatch.setattr(lines, "MAX_LINE", 100)
+    rows = [
         b'{"text": "first"}',
         b'{"text": ',
         b"[1, 2]",
@@ -229,7 +230,7 @@ def test_a_bad_line_is_counted_with_its_number(tmp_path, monkeypatch):
         b"  ",
         b'{"text": "last"}',
     ]
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
     report = ReadReport()
     found = read(tmp_path / "a.jsonl", report=report)
     assert [document.text for document in found] == ["first", "half \ud800", "last"]

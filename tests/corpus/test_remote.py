@@ -19,6 +19,7 @@ from pathlib import Path
 import hub_server
 import pytest
 
+from tests.corpus.made_sources import prose
 from yanmo.corpus import remote
 from yanmo.corpus.download import Manners, Remote, fetch, read
 from yanmo.corpus.ledger import ReadReport
@@ -162,8 +163,7 @@ def test_two_runs_do_not_write_one_file(server, tmp_path: Path) -> None:
 
 def archive(number: int) -> bytes:
     """A WARC file of one page."""
-    words = " ".join(f"word{number} is written in a sentence of the page." for _ in range(30))
-    page = f"<html><title>P{number}</title><body><article><p>{words}</p></article></body></html>".encode()
+    page = f"<html><title>P{number}</title><body><article><p>{prose(number, 20)}</p></article></body></html>".encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
     head = (
         f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://example.org/{number}\r\n"
@@ -180,6 +180,12 @@ def crawl(server, number: int = 12, served: int = 12) -> list[str]:
     return paths
 
 
+def local_paths(names) -> list[Path]:
+    """The files of published corpora, all of them fetched."""
+    getter = remote.Getter()
+    return [getter.get(file) for name in names for file in remote.published(name)]
+
+
 def names(paths) -> list[str]:
     return [Path(path).name for path in paths]
 
@@ -189,7 +195,7 @@ def names(paths) -> list[str]:
 )
 def test_archives_of_a_crawl_are_chosen_by_number_range_or_pattern(server, which: str, numbers: list[int]) -> None:
     paths = crawl(server)
-    assert names(remote.local_paths([f"cc:{CRAWL}{which}"])) == names(paths[n] for n in numbers)
+    assert names(local_paths([f"cc:{CRAWL}{which}"])) == names(paths[n] for n in numbers)
 
 
 def test_a_crawl_is_read_as_archives_are_and_survives_faults(server) -> None:
@@ -198,7 +204,7 @@ def test_a_crawl_is_read_as_archives_are_and_survives_faults(server) -> None:
     found = list(read_documents([f"cc:{CRAWL}:3"], ReadReport()))
     assert [document.url for document in found] == [f"http://example.org/{n}" for n in range(3)]
     asked = len(server.log)
-    remote._fetched.cache_clear()
+    remote.published.cache_clear()
     assert len(find_sources([Path(f"cc:{CRAWL}:3")], ReadReport())) == 3
     assert len(server.log) == asked, "what lies in the cache is not asked for again"
 
@@ -206,7 +212,7 @@ def test_a_crawl_is_read_as_archives_are_and_survives_faults(server) -> None:
 def test_a_whole_crawl_is_not_begun_for_want_of_a_number(server) -> None:
     crawl(server, number=900, served=0)
     with pytest.raises(InputError, match="900 archives .* say which"):
-        remote.local_paths([f"cc:{CRAWL}"])
+        local_paths([f"cc:{CRAWL}"])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,7 @@ def test_a_list_of_other_paths_is_refused(server, line: str) -> None:
     good = crawl(server)
     server.files[f"/crawl-data/{CRAWL}/warc.paths.gz"] = gzip.compress("\n".join([*good, line]).encode())
     with pytest.raises(NetworkError, match="check the mirror"):
-        remote.local_paths([f"cc:{CRAWL}:1"])
+        local_paths([f"cc:{CRAWL}:1"])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared files are not here")
@@ -225,7 +231,7 @@ def test_the_shared_list_which_is_none_of_archives_is_refused(server) -> None:
     data = (SHARED / "webcrawl" / f"cc-{CRAWL}.warc.paths.gz").read_bytes()
     server.files[f"/crawl-data/{CRAWL}/warc.paths.gz"] = data
     with pytest.raises(NetworkError, match="lists 'part-00000"):
-        remote.local_paths([f"cc:{CRAWL}:1"])
+        local_paths([f"cc:{CRAWL}:1"])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,7 @@ def test_the_shared_list_which_is_none_of_archives_is_refused(server) -> None:
 def test_a_list_that_is_none_is_one_sentence(server, data: bytes) -> None:
     server.files[f"/crawl-data/{CRAWL}/warc.paths.gz"] = data
     with pytest.raises(NetworkError):
-        remote.local_paths([f"cc:{CRAWL}:1"])
+        local_paths([f"cc:{CRAWL}:1"])
 
 
 # --- Wikipedia
@@ -272,25 +278,25 @@ def test_the_last_complete_dump_is_taken(server) -> None:
     serve_dump(server, "20240601")
     serve_dump(server, "20240620", "in-progress")
     server.files["/zhwiki/"] += b'<a href="20240701/">'  # nothing there yet
-    found = remote.local_paths(["wikipedia:zh"])
+    found = local_paths(["wikipedia:zh"])
     assert names(found) == ["zhwiki-20240601-pages-articles-multistream.xml.bz2"]
     (document,) = read_documents(["wikipedia:zh"], ReadReport())
     assert document.title == "数学" and document.text.startswith("数学是研究")
-    assert names(remote.local_paths(["wikipedia:zh:20240501"])) == [found[0].name.replace("0601", "0501")]
+    assert names(local_paths(["wikipedia:zh:20240501"])) == [found[0].name.replace("0601", "0501")]
 
 
 def test_a_dump_that_is_not_done_or_not_there_is_one_sentence(server) -> None:
     serve_dump(server, "20240601", "in-progress")
     for name, what in (("zh:20240601", "in-progress"), ("zh:20240101", "404"), ("zh", "is complete"), ("xx", "404")):
         with pytest.raises(NetworkError, match=what):
-            remote.local_paths([f"wikipedia:{name}"])
+            local_paths([f"wikipedia:{name}"])
 
 
 @pytest.mark.parametrize("changes", [{"sha1": "0" * 40}, {"size": 5}])
 def test_a_dump_with_another_checksum_or_size_is_removed(server, changes) -> None:
     serve_dump(server, "20240601", **changes)
     with pytest.raises(NetworkError, match="arrived damaged"):
-        remote.local_paths(["wikipedia:zh"])
+        local_paths(["wikipedia:zh"])
     assert not list(Path(os.environ["YANMO_CACHE"]).rglob("*.bz2"))
 
 
@@ -303,7 +309,7 @@ def test_a_status_that_is_none_is_one_sentence(server, status: bytes) -> None:
     serve_dump(server, "20240601")
     server.files["/zhwiki/20240601/dumpstatus.json"] = status
     with pytest.raises((NetworkError, FileError), match="check the mirror"):
-        remote.local_paths(["wikipedia:zh"])
+        local_paths(["wikipedia:zh"])
 
 
 # --- names, and the hub
@@ -314,7 +320,7 @@ def test_a_status_that_is_none_is_one_sentence(server, status: bytes) -> None:
 )
 def test_a_name_that_is_none_says_how_one_looks(server, name: str) -> None:
     with pytest.raises(InputError, match="write"):
-        remote.local_paths([name])
+        local_paths([name])
 
 
 @pytest.mark.parametrize("name", ["YANMO_DOWNLOAD_RATE", "YANMO_DOWNLOAD_TIMEOUT", "YANMO_DOWNLOAD_PAUSE"])
@@ -323,14 +329,14 @@ def test_a_wrong_setting_of_downloads_is_one_sentence(server, monkeypatch, name:
     crawl(server)
     monkeypatch.setenv(name, text)
     with pytest.raises(InputError, match=f"{name} is '{text}'; give"):
-        remote.local_paths([f"cc:{CRAWL}:2"])
+        local_paths([f"cc:{CRAWL}:2"])
 
 
 def test_files_keep_their_names(server, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cc:mine.txt").write_text("a text")
     assert not remote.is_remote("cc:mine.txt") and not remote.is_remote("C:/x.txt") and remote.is_remote("hf:a/b")
-    assert remote.local_paths(["cc:mine.txt", tmp_path]) == ["cc:mine.txt", tmp_path]
+    assert [source.published for source in find_sources(["cc:mine.txt"], ReadReport())] == [None]
 
 
 ASK = """

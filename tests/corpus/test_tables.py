@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yanmo.corpus import tables, text
+from yanmo.corpus import lines, tables
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.tables import rows, text_column
 from yanmo.corpus.text import read_documents
@@ -97,7 +97,7 @@ def test_a_table_without_texts_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_books_count_bad_rows(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(text, "MAX_LINE", 1000)
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
     data = 'text,n\nfirst,1\n"open,2\nthird,3\n' + "x" * 3000 + ",4\nlast,5\n"
     (tmp_path / "a.csv").write_text(data)
     report = ReadReport()

@@ -56,6 +56,9 @@ def build(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the recipe; may be repeated.")
     ] = None,
+    text_column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="The column of texts; may be repeated: the first counts.")
+    ] = None,
     languages: Annotated[str, typer.Option(help="Keep these alone, such as en,zh.")] = "",
     identify: Annotated[bool, typer.Option(help="Find the language where none, or a wrong one, is stated.")] = False,
     quality: Annotated[bool, typer.Option(help="Leave out what breaks the rules of docs/quality.md.")] = False,
@@ -83,6 +86,7 @@ def build(
 
     wanted = [code.strip() for code in languages.split(",") if code.strip()]
     given: dict[str, Any] = {
+        "sources.text_column": text_column or [],
         "languages.keep": wanted,
         "languages.identify": identify,
         "quality.on": quality,

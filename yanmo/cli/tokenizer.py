@@ -38,6 +38,9 @@ def train(
     vocab_size: Annotated[int, typer.Option(help="How many ids at most.")] = 8192,
     min_frequency: Annotated[int, typer.Option(help="Pairs seen less often are not joined.")] = 2,
     special: Annotated[list[str] | None, typer.Option(help="A further special token; may be repeated.")] = None,
+    text_column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="The column of texts; may be repeated: the first counts.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a tokenizer on text."""
@@ -50,7 +53,7 @@ def train(
         raise FileError(f"{out}: exists and is not empty; choose a new folder, or remove this one")
     report = ReadReport()
     count = _Count()
-    texts = count.through(document.text for document in read_documents(paths, report))
+    texts = count.through(document.text for document in read_documents(paths, report, text_column or ()))
     if sys.stderr.isatty():
         print("reading, then joining pairs …", file=sys.stderr)
     tokenizer = train_tokenizer(

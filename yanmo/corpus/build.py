@@ -21,7 +21,7 @@ from pathlib import Path
 from yanmo.corpus import engine_card, engine_models, engine_read
 from yanmo.corpus.documents import Document
 from yanmo.corpus.engine import do_rest, prepare_folders, take_place
-from yanmo.corpus.engine_files import Plan, write_plan
+from yanmo.corpus.engine_files import Plan, write_stage
 from yanmo.corpus.folder import Corpus, check_place
 from yanmo.corpus.folder import load_corpus as load_corpus
 from yanmo.corpus.ledger import ReadReport
@@ -61,7 +61,7 @@ def build_corpus(
         names = engine_read.take(str(work), _observed(documents, progress, report), recipe, report)
         sources = tuple(Source(Path(name), name, "documents", False, 0) for name in names)
         plan = Plan(recipe, sources, (), ((0, 0),))
-        write_plan(work, plan)
+        write_stage(work, 0, plan)
         do_rest(str(work), plan)
         early.inputs, early.skipped = report.inputs, report.skipped
         take_place(engine_card.close_books(str(work), plan, early), out, work)

@@ -4,6 +4,8 @@ In: a Remote (address, name, what is published of it). Out: the path of the file
 
     fetch       a Remote → a file in the folder; NAME.part and NAME.part.json until it is complete, NAME.seen.json after
     read        a small file (a list, a status) → its bytes
+    known       the file where it is the one that was fetched and checked, without asking anybody
+    remove      takes such a file away again
 
 A part is only continued while the server says, by If-Range, that the file is still the same one. A file that is there
 is taken where it is the one that was checked (size and time of NAME.seen.json); else it is checked again.
@@ -42,6 +44,20 @@ class Remote:
     name: str
     size: int | None = None
     digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of a published corpus, here or not: plain values, which travel to another process.
+
+    folder: of the cache, "" where the file is the hub's, whose `remote.url` is then hf:owner/name@COMMIT and whose
+    digest may be "git:…" too; revision: what of the hub was asked for; source: its name in the books.
+    """
+
+    remote: Remote
+    source: str
+    folder: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,15 +251,32 @@ def _seconds(text: str) -> float:
     return 0.0
 
 
+def known(remote: Remote, folder: Path) -> Path | None:
+    """The file, where its size and time are those of when it was checked."""
+    path = inside(folder, remote.name, remote.url)
+    return path if path.is_file() and _is_known(remote, path) else None
+
+
+def _is_known(remote: Remote, path: Path) -> bool:
+    status, seen = path.stat(), _object(_seen_of(path))
+    same = [seen.get("size"), seen.get("time")] == [status.st_size, status.st_mtime_ns]
+    return same and seen.get("digest") == remote.digest and remote.size in (None, status.st_size)
+
+
+def remove(remote: Remote, folder: Path) -> None:
+    """Take a file out of the cache."""
+    path = inside(folder, remote.name, remote.url)
+    for each in (path, _seen_of(path)):
+        each.unlink(missing_ok=True)
+
+
 def _is_there(remote: Remote, path: Path) -> bool:
     """Whether a file is the one that is wanted; one that is not is removed."""
     if not path.exists():
         return False
     if not path.is_file():
         raise FileError(f"{path}: a folder, where a file is to be downloaded; remove it")
-    status, seen = path.stat(), _object(_seen_of(path))
-    known = [seen.get("size"), seen.get("time")] == [status.st_size, status.st_mtime_ns]
-    if known and seen.get("digest") == remote.digest and remote.size in (None, status.st_size):
+    if _is_known(remote, path):
         return True
     published = remote.digest is not None or remote.size is not None
     if published and _wrong(remote, path) == "":

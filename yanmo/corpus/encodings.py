@@ -129,6 +129,16 @@ def find_encoding(blocks: Blocks, declared: str | None = None) -> str:
     raise Undecodable("unknown_encoding", offset, "is not UTF-8, and the file does not read as GB18030 or Big5 either")
 
 
+def is_utf8(blocks: Blocks) -> bool:
+    """Whether all bytes are UTF-8."""
+    return _first_error(blocks, "utf-8") is None
+
+
+def is_wide(head: bytes) -> bool:
+    """Whether a text's first bytes say that its line ends are not the single byte 10: UTF-16, UTF-32, or no text."""
+    return b"\0" in head or any(head.startswith(mark) for mark, codec in _MARKS if codec != "utf-8-sig")
+
+
 def plausible(blocks: Blocks, codec: str) -> float:
     """The share of the most frequent characters among the Han characters, or 0 where the text does not read as Chinese.
 

@@ -6,7 +6,8 @@ engine, and however often it was interrupted.
     make_corpus       plan → read → group → write → card; what is done is never done again
     ENGINES           local processes, Ray, or this process alone
 
-    1. plan           sources → units → tasks of some 8 MB; the job is named after all that the result depends on
+    1. plan           sources → units → tasks of some 8 MB, as they come; the job is named after all that the result
+                      depends on                                                               (engine_stages.py)
     2. read           each task: documents, cleaned and judged; what the next step asks of them   (engine_read.py)
     3. group          here: which documents stay                                                 (engine_group.py)
     4. write          each shard, then the fates of what went                                    (engine_write.py)
@@ -29,22 +30,25 @@ from typing import Any, Protocol
 
 from yanmo.corpus import engine_card, engine_group, engine_models, engine_read, engine_write
 from yanmo.corpus.card import versions
-from yanmo.corpus.engine_files import Plan, finished, job_name, lock, write_plan
+from yanmo.corpus.documents import TEXT_COLUMNS
+from yanmo.corpus.engine_files import Plan, finished, job_name, lock
 from yanmo.corpus.engine_local import Ended, Here, Local
 from yanmo.corpus.engine_ray import OnRay
+from yanmo.corpus.engine_stages import Stages
 from yanmo.corpus.folder import Corpus, check_place
 from yanmo.corpus.ledger import ReadReport
+from yanmo.corpus.lines import check_fields
 from yanmo.corpus.readers import kind_by_content
 from yanmo.corpus.settings import CorpusRecipe, files_of
 from yanmo.corpus.sources import CARD, Source, find_sources
 from yanmo.corpus.steps import steps_of
-from yanmo.corpus.text import READERS, check_extras, check_fields
+from yanmo.corpus.text import check_extras
 from yanmo.errors import FileError, InputError, nearest
 from yanmo.files import PREFIX, reason
 
 TASK_BYTES = 8 * 2**20  # of files on the disk, some seconds of work; a larger unit is a task of its own
-TASK_UNITS = 512
 DEATHS = 3
+POLL = 0.2  # seconds, while files are fetched
 WORK = ".work"
 IS_OURS = re.compile("lock|[0-9a-f]{20}").fullmatch  # in such a folder: `lock`, and jobs by `job_name`
 Progress = Callable[[str, int, int], None]  # a step, bytes or tasks done, of how many
@@ -56,7 +60,7 @@ class Engine(Protocol):
     size: int
 
     def submit(self, step: str, number: int) -> None: ...
-    def next(self) -> Ended: ...
+    def next(self, seconds: float | None = None) -> Ended | None: ...  # None: nothing ended within the seconds
     def close(self) -> None: ...
 
 
@@ -87,10 +91,11 @@ def make_corpus(
     report = ReadReport()
     beside = out.with_name(out.name + WORK)
     _check_work(beside)
-    sources = _outside(find_sources(paths, report, kind_by_content), (out, beside))
+    columns = tuple(recipe.sources.text_column) or TEXT_COLUMNS
+    sources = _outside(find_sources(paths, report, kind_by_content, columns), (out, beside))
     check_extras(sources)
-    named = set(map(Path, paths))
-    check_fields([source for source in sources if source.path in named])  # within a folder, each is a loss
+    named = set(map(Path, paths))  # within a folder, each is a loss
+    check_fields([source for source in sources if source.published is None and source.path in named], columns)
     steps_of(recipe)  # a file that is missing is said now, not by a worker
     engine_group.check_old(recipe.duplicates)
     with lock(beside / "lock"):
@@ -99,16 +104,18 @@ def make_corpus(
         for other in beside.iterdir():
             if other.name not in (job, "lock"):
                 shutil.rmtree(other, ignore_errors=True)  # a worker of a run that was killed may still write there
-        plan = _prepare(work, sources, recipe)
-        engine_models.prepare(recipe, work)
-        pool = ENGINES[engine](str(work), workers)
+        prepare_folders(work)
         try:
-            _steps(pool, str(work), plan, progress or (lambda step, done, total: None))
-        finally:
-            pool.close()
-        try:
-            made = engine_card.close_books(str(work), plan, report)
-        except InputError:  # nothing is left, and nothing would be another time
+            engine_models.prepare(recipe, work)
+            stages = Stages(work, sources, recipe, engine_read.STEP, TASK_BYTES)
+            pool = ENGINES[engine](str(work), workers)
+            try:
+                _steps(pool, str(work), stages, progress or (lambda step, done, total: None))
+            finally:
+                stages.close()
+                pool.close()
+            made = engine_card.close_books(str(work), stages.plan, report)
+        except InputError:  # nothing is left, or too little to be divided, and nothing would be another time
             shutil.rmtree(beside, ignore_errors=True)
             raise
         take_place(made, out, work)
@@ -120,7 +127,11 @@ def _outside(sources: Sequence[Source], folders: Sequence[Path]) -> list[Source]
     """The sources that are not in these folders, by whatever links either is named."""
     real = functools.cache(lambda folder: Path(os.path.realpath(folder)))
     inner = [real(folder) for folder in folders]
-    return [each for each in sources if not any(real(each.path.parent).is_relative_to(folder) for folder in inner)]
+
+    def lies_there(source: Source) -> bool:
+        return source.published is None and any(real(source.path.parent).is_relative_to(folder) for folder in inner)
+
+    return [source for source in sources if not lies_there(source)]
 
 
 def _check_work(beside: Path) -> None:
@@ -143,6 +154,10 @@ def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]
     """Everything that a corpus depends on."""
     files = []
     for source in sources:
+        if source.published is not None:  # the commit says what a file of the hub holds, offline too
+            file = source.published.remote
+            files.append([source.name, file.url, file.name, file.size, file.digest if source.published.folder else ""])
+            continue
         try:
             status = source.path.stat()
         except OSError as error:
@@ -151,20 +166,6 @@ def _identity(sources: Sequence[Source], recipe: CorpusRecipe) -> dict[str, Any]
     named = {path: engine_card.hash_of(path) for path in files_of(recipe)}
     old = {folder: engine_card.hash_of(os.path.join(folder, CARD)) for folder in recipe.duplicates.against}
     return {"recipe": recipe.model_dump(), "files": named, "old": old, "sources": files, "versions": versions()}
-
-
-def _prepare(work: Path, sources: Sequence[Source], recipe: CorpusRecipe) -> Plan:
-    """The plan, in a work folder with a place for each step; rests of a run that was killed are removed."""
-    units = []
-    for number, source in enumerate(sources):
-        try:
-            units += [(number, unit.start, unit.end) for unit in READERS[source.kind].split(source)]
-        except OSError:  # its reader says what is wrong, as a loss
-            units.append((number, 0, None))
-    plan = Plan(recipe, tuple(sources), tuple(units), tuple(_tasks(sources, units)))
-    prepare_folders(work)
-    write_plan(work, plan)
-    return plan
 
 
 def prepare_folders(work: Path) -> None:
@@ -180,26 +181,14 @@ def prepare_folders(work: Path) -> None:
         raise FileError(f"{work}: cannot be written ({reason(error)}); free some space or choose another -o") from None
 
 
-def _tasks(sources: Sequence[Source], units: Sequence[tuple[int, int, int | None]]) -> list[tuple[int, int]]:
-    """Ranges of units that are done together: small files by the hundred, a large unit alone."""
-    tasks, first, size = [], 0, 0
-    for number, (source, start, end) in enumerate(units):
-        mine = (sources[source].size if end is None else end) - start
-        if number > first and (size + mine > TASK_BYTES or number - first >= TASK_UNITS):
-            tasks.append((first, number))
-            first, size = number, 0
-        size += mine
-    return [*tasks, (first, len(units))] if units else []
-
-
-def _steps(pool: Engine, work: str, plan: Plan, progress: Progress) -> None:
-    sizes = [sum(_size(plan, unit) for unit in range(*task)) for task in plan.tasks]
-    _run(pool, work, engine_read.STEP, sizes, progress)
+def _steps(pool: Engine, work: str, stages: Stages, progress: Progress) -> None:
+    _run(pool, work, engine_read.STEP, stages, progress)
+    plan = stages.plan
     progress("group", 0, 1)
     shards = engine_group.decide(work, plan)["shards"]
     progress("group", 1, 1)
-    _run(pool, work, engine_write.STEP, [1] * len(shards), progress)
-    _run(pool, work, engine_write.FATES, [1] * engine_write.files_of_fates(plan), progress)
+    _run(pool, work, engine_write.STEP, len(shards), progress)
+    _run(pool, work, engine_write.FATES, engine_write.files_of_fates(plan), progress)
 
 
 def do_rest(work: str, plan: Plan) -> None:
@@ -211,42 +200,63 @@ def do_rest(work: str, plan: Plan) -> None:
         engine_write.fates(work, number)
 
 
-def _size(plan: Plan, number: int) -> int:
-    source, start, end = plan.units[number]
-    return (plan.sources[source].size if end is None else end) - start
-
-
-def _run(pool: Engine, work: str, step: str, sizes: Sequence[int], progress: Progress) -> None:
-    """Do every task of a step that is not done; raises what stops the run."""
-    waiting = deque(number for number in range(len(sizes)) if finished(work, step, number) is None)
-    total, done = sum(sizes), sum(sizes) - sum(sizes[number] for number in waiting)
+def _run(pool: Engine, work: str, step: str, tasks: Stages | int, progress: Progress) -> None:
+    """Do every task of a step that is not done, or tasks as they come; raises what stops the run."""
+    coming = tasks if isinstance(tasks, Stages) else None
+    sizes = [] if isinstance(tasks, Stages) else [1] * tasks
+    waiting: deque[int] = deque()
     deaths: Counter[tuple[int, int | None]] = Counter()
-    running = 0
-    progress(step, done, total)
-    while waiting or running:
+    known = running = done = 0
+    while True:
+        if coming is not None:
+            sizes += coming.take(0.0 if waiting or running else 1.0)
+        for number in range(known, len(sizes)):
+            if finished(work, step, number) is None:
+                waiting.append(number)
+            else:
+                done += _done(number, sizes, coming)
+        known = len(sizes)
+        progress(step, done, sum(sizes) if coming is None else max(coming.expected, done))
         while waiting and running < pool.size:
             pool.submit(step, waiting.popleft())
             running += 1
-        ended = pool.next()
-        running -= 1
-        if ended.ending == "error":
-            raise FileError(ended.text)
-        if ended.ending == "defect":
-            raise RuntimeError(f"{step} {ended.number}: {ended.text}")
-        if ended.ending == "died":
-            at = engine_read.unit_at(work, ended.number) if step == engine_read.STEP else None
-            deaths[ended.number, at] += 1
-            if deaths[ended.number, at] >= DEATHS:
-                if at is None:
-                    raise FileError(
-                        f"{work}: workers died {DEATHS} times at {step} {ended.number} ({ended.text}), perhaps for "
-                        "want of memory; try fewer --workers: the same command goes on"
-                    )
-                engine_read.quarantine(work, ended.number, at)
-            waiting.appendleft(ended.number)
+        if not running:
+            if coming is None or coming.ended:
+                return
             continue
-        done += sizes[ended.number]
-        progress(step, done, total)
+        ended = pool.next(None if coming is None or coming.ended else POLL)
+        if ended is None:
+            continue
+        running -= 1
+        if ended.ending == "died":
+            _died(work, step, ended, deaths)
+            waiting.appendleft(ended.number)
+        elif ended.ending == "done":
+            done += _done(ended.number, sizes, coming)
+        elif ended.ending in ("refused", "error"):  # texts that cannot be written will not be another time
+            raise (InputError if ended.ending == "refused" and step == engine_write.STEP else FileError)(ended.text)
+        else:
+            raise RuntimeError(f"{step} {ended.number}: {ended.text}")
+
+
+def _done(number: int, sizes: Sequence[int], coming: Stages | None) -> int:
+    if coming is not None:
+        coming.done(number)
+    return sizes[number]
+
+
+def _died(work: str, step: str, ended: Ended, deaths: Counter[tuple[int, int | None]]) -> None:
+    """Count a worker's death; a unit at which DEATHS of them died is left out."""
+    at = engine_read.unit_at(work, ended.number) if step == engine_read.STEP else None
+    deaths[ended.number, at] += 1
+    if deaths[ended.number, at] < DEATHS:
+        return
+    if at is None:
+        raise FileError(
+            f"{work}: workers died {DEATHS} times at {step} {ended.number} ({ended.text}), perhaps for want of memory; "
+            "try fewer --workers: the same command goes on"
+        )
+    engine_read.quarantine(work, ended.number, at)
 
 
 def take_place(made: Path, out: Path, work: Path) -> None:

@@ -2,7 +2,7 @@
 
 In: results of tasks. Out: files that are complete or absent, and one manifest a task that says they are there.
 
-    Plan, load_plan           what is to be done: recipe, sources, units, tasks
+    Plan, load_plan           what is to be done: recipe, sources, units, tasks; stage by stage, as sources come
     output                    one file: written aside, flushed to the disk, renamed
     finish, finished          the manifest of a task, written last; what it says, if its files are there
     TableWriter               tables → one Parquet file of row groups of even size
@@ -36,12 +36,11 @@ from yanmo.errors import FileError, need
 from yanmo.files import read_json_object, reason, write_atomic
 
 PARTIAL = ".tmp-"
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done: `tasks` are ranges of `units`, and a unit has the number of its source."""
+    """What is to be done, or a stage of it: `tasks` are ranges of `units`, and a unit has the number of its source."""
 
     recipe: CorpusRecipe
     sources: tuple[Source, ...]
@@ -52,6 +51,11 @@ class Plan:
         source, start, end = self.units[number]
         return Unit(self.sources[source], start, end)
 
+    def with_stage(self, stage: Plan) -> Plan:
+        """The plan and its next stage, whose numbers go on from it."""
+        parts = (self.sources + stage.sources, self.units + stage.units, self.tasks + stage.tasks)
+        return Plan(self.recipe, *parts)
+
 
 def job_name(identity: Mapping[str, Any]) -> str:
     """The name of a job: a hash of all that its result depends on."""
@@ -59,27 +63,71 @@ def job_name(identity: Mapping[str, Any]) -> str:
     return hashlib.blake2b(data, digest_size=10).hexdigest()
 
 
-def write_plan(work: Path, plan: Plan) -> None:
-    """Write the plan into its work folder; paths are made absolute, for a worker may stand elsewhere."""
-    sources = [[s.name, os.path.abspath(s.path), s.kind, s.packed, s.size] for s in plan.sources]
+def stage_path(work: str | Path, stage: int) -> Path:
+    """Where a stage of the plan lies."""
+    return Path(work) / f"plan-{stage:06d}.json"
+
+
+def write_stage(work: Path, number: int, stage: Plan) -> bool:
+    """Write a stage into its work folder; False where another one lay there.
+
+    Paths are made absolute, for a worker may stand elsewhere.
+    """
+    sources = [[s.name, os.path.abspath(s.path), s.kind, s.packed, s.size] for s in stage.sources]
     values = {
-        "recipe": absolute(plan.recipe).model_dump(),
+        "recipe": absolute(stage.recipe).model_dump(),
         "sources": sources,
-        "units": plan.units,
-        "tasks": plan.tasks,
+        "units": stage.units,
+        "tasks": stage.tasks,
     }
-    write_atomic(work / PLAN, json.dumps(values))  # ASCII: names that are no UTF-8 pass as lone surrogates
+    path, text = stage_path(work, number), json.dumps(values)  # ASCII: names that are no UTF-8 pass as lone surrogates
+    was = path.read_text("ascii") if path.exists() else text
+    if was != text or not path.exists():
+        write_atomic(path, text)
+    return was == text
+
+
+def load_plan(work: str) -> Plan:
+    """The plan of a work folder, as far as its sources have come."""
+    known = _known(work)
+    while (path := stage_path(work, known.stages)).exists():
+        stage = _read_stage(path)
+        known.plan = stage if known.plan is None else known.plan.with_stage(stage)
+        known.stages += 1
+    assert known.plan is not None, f"{work} has no plan"
+    return known.plan
+
+
+@dataclass
+class _Known:
+    """What this process has read of a plan."""
+
+    plan: Plan | None = None
+    stages: int = 0
 
 
 @functools.lru_cache(maxsize=2)
-def load_plan(work: str) -> Plan:
-    """The plan of a work folder."""
-    values = read_json_object(Path(work) / PLAN, 2**34)
+def _known(work: str) -> _Known:
+    return _Known()
+
+
+def _read_stage(path: Path) -> Plan:
+    values = read_json_object(path, 2**34)
     sources = tuple(
         Source(Path(path), name, kind, packed, size) for name, path, kind, packed, size in values["sources"]
     )
     units = tuple((source, start, end) for source, start, end in values["units"])
     return Plan(from_values(values["recipe"]), sources, units, tuple((a, b) for a, b in values["tasks"]))
+
+
+def forget(work: Path, step: str, first: int, stage: int) -> None:
+    """Take back the stages behind one, and that tasks from this number on are done."""
+    while (path := stage_path(work, stage := stage + 1)).exists():
+        path.unlink()
+    for path in (work / step).glob("*.json"):
+        if int(path.name.partition(".")[0]) >= first:
+            path.unlink()
+    _known.cache_clear()
 
 
 def place(work: str | Path, step: str, number: int, ending: str) -> Path:

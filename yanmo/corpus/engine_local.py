@@ -5,6 +5,7 @@ it makes is in the work folder. It ends when its input does, so none outlives th
 
     Local         submit(step, number), then next() → (number, ending, text); close()
     Here          the same in this process
+    start, stop   a process of this package's, for whoever needs one
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from yanmo.corpus.engine_steps import run_task
 
 
 class Ended(NamedTuple):
-    """How a task ended: "done", "error" (with a sentence), "defect" (with a traceback) or "died" (with how)."""
+    """How a task ended: "done", "refused" or "error" (with a sentence), "defect" (a traceback) or "died" (how)."""
 
     number: int
     ending: str
@@ -40,8 +41,8 @@ class Here:
         """Give it a task."""
         self._waiting.append((step, number))
 
-    def next(self) -> Ended:
-        """Do the task."""
+    def next(self, seconds: float | None = None) -> Ended:
+        """Do the task, however long it takes."""
         step, number = self._waiting.pop(0)
         return Ended(number, *run_task(self.work, step, number))
 
@@ -65,11 +66,13 @@ class Local:
         """Give a task to the next worker that is free."""
         self._tasks.put((step, number))
 
-    def next(self) -> Ended:
-        """Wait for a task to end."""
+    def next(self, seconds: float | None = None) -> Ended | None:
+        """Wait for a task to end; None where none does within the seconds."""
         while True:  # with a timeout, so that Ctrl-C is heard on every system
             with contextlib.suppress(queue.Empty):
-                return self._ended.get(timeout=1.0)
+                return self._ended.get(timeout=1.0 if seconds is None else seconds)
+            if seconds is not None:
+                return None
 
     def close(self) -> None:
         """End all workers, whatever they do."""
@@ -89,7 +92,7 @@ class Local:
         while (task := self._tasks.get()) is not None:
             if child is None:
                 try:
-                    child = self._children[place] = self._start()
+                    child = self._children[place] = start("yanmo.corpus.engine_steps", self.work)
                 except OSError as error:  # unsaid, `next` would wait for this task for ever
                     self._ended.put(
                         Ended(task[1], "error", f"a worker cannot be started ({error}); try fewer --workers")
@@ -97,24 +100,26 @@ class Local:
                     continue
             ended = _ask(child, task)
             if ended.ending == "died":
-                _end(child)
+                stop(child)
                 child = None
                 self._children.pop(place, None)
             self._ended.put(ended)
         if child is not None:
-            _end(child)
+            stop(child)
 
-    def _start(self) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", "import sys; from yanmo.corpus.engine_steps import serve; serve(sys.argv[1])"]
-        path = os.pathsep.join(filter(None, sys.path))
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*words, self.work],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            encoding="utf-8",
-        )
+
+def start(module: str, *words: str) -> subprocess.Popen[str]:
+    """A fresh interpreter that runs `serve` of a module with these words; it is spoken to by lines."""
+    code = f"import sys; from {module} import serve; serve(*sys.argv[1:])"
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        encoding="utf-8",
+    )
 
 
 def _ask(child: subprocess.Popen[str], task: tuple[str, int]) -> Ended:
@@ -128,7 +133,8 @@ def _ask(child: subprocess.Popen[str], task: tuple[str, int]) -> Ended:
     return Ended(task[1], ending, text)
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def stop(child: subprocess.Popen[str]) -> None:
+    """End a process, whatever it does."""
     child.kill()
     child.wait()
     for pipe in (child.stdin, child.stdout):

@@ -39,12 +39,14 @@ class OnRay:
         """Give a task to the cluster."""
         self._running[self._task.remote(self.work, step, number)] = number
 
-    def next(self) -> Ended:
-        """Wait for a task to end."""
+    def next(self, seconds: float | None = None) -> Ended | None:
+        """Wait for a task to end; None where none does within the seconds."""
         while True:
-            ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=1.0)
+            ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=1.0 if seconds is None else seconds)
             if ready:
                 break
+            if seconds is not None:
+                return None
         number = self._running.pop(ready[0])
         try:
             ending, text = self.ray.get(ready[0])

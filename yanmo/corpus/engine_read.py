@@ -236,7 +236,7 @@ def reader_settings(kind: str, recipe: CorpusRecipe) -> Settings:
         return recipe.wikipedia.model_dump()
     if kind == "archive":
         return recipe.archive.model_dump() | {"languages": list(recipe.languages.keep)}
-    return {}
+    return {"columns": list(recipe.sources.text_column)}
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,15 +13,18 @@ import sys
 import traceback
 
 from yanmo.corpus import engine_read, engine_write
-from yanmo.errors import Error
+from yanmo.errors import Error, InputError
 
 STEPS = {engine_read.STEP: engine_read.run, engine_write.STEP: engine_write.run, engine_write.FATES: engine_write.fates}
 
 
 def run_task(work: str, step: str, number: int) -> tuple[str, str]:
-    """("done", ""), ("error", a sentence for the user) or ("defect", a traceback); a worker may also die."""
+    """("done", ""), ("refused", what is wrong with the texts), ("error", another sentence for the user), or ("defect",
+    a traceback); a worker may also die."""
     try:
         STEPS[step](work, number)
+    except InputError as error:
+        return "refused", str(error)
     except Error as error:
         return "error", str(error)
     except OSError as error:

@@ -2,7 +2,7 @@
 
     judge                     text → (measures, reason or None)
     judge_all                 the same for many texts at once: several times as fast
-    Settings                  the limits; 0 turns a rule off
+    limits                    the limits of the rules, as [quality] of a recipe has them; 0 turns a rule off
     REASONS                   reason → what it says
 
 The rules are those of Gopher (J. Rae et al., 2021, table A1), C4 (C. Raffel et al., 2020) and FineWeb (G. Penedo et
@@ -14,54 +14,25 @@ longer, and limits of its own where they were measured to differ. `quality_measu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from yanmo.corpus.quality_measures import DUPLICATE_GRAMS, TOP_GRAMS, measure
+from yanmo.corpus.settings import QualitySection, from_values
 from yanmo.corpus.words import BATCH, MAX_CHARACTERS, batches, tokenise
-from yanmo.errors import ConfigError
 
 TOP_LIMITS = dict(zip(TOP_GRAMS, (0.20, 0.18, 0.16)))
 DUPLICATE_LIMITS = dict(zip(DUPLICATE_GRAMS, (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)))
 NEVER = 1e18  # a limit that nothing passes
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Limits of the rules; 0 turns one off. Shares lie between 0 and 1."""
-
-    min_words: float = 50  # Gopher
-    max_words: float = 0  # Gopher has 100,000, which would drop most novels
-    min_word_length: float = 3  # Gopher; characters, in scripts with spaces
-    max_word_length: float = 10
-    max_symbols: float = 0.1  # Gopher; # and … a word
-    max_bullets: float = 0.9  # Gopher; lines
-    max_ellipses: float = 0.3  # Gopher; lines
-    min_alphabetic: float = 0.8  # Gopher; words with a letter
-    min_stop_words: float = 2  # Gopher; English and Chinese
-    max_duplicate_lines: float = 0.3  # Gopher
-    max_duplicate_paragraphs: float = 0.3
-    max_duplicate_line_characters: float = 0.1  # FineWeb; Gopher has 0.2
-    max_duplicate_paragraph_characters: float = 0.2
-    top_grams: float = 1  # times Gopher's limits for n = 2 … 4
-    duplicate_grams: float = 1  # times Gopher's limits for n = 5 … 10
-    spaceless_grams: float = 2  # times both in scripts without spaces, where one long term is an n-gram
-    max_braces: float = 0.01  # C4 drops any; characters
-    min_ended_lines: float = 0.12  # FineWeb; lines that end in a terminal mark
-    max_short_lines: float = 0.67  # FineWeb; lines of at most 30 characters
-    max_line_breaks: float = 0.3  # FineWeb; a word
-    lorem_ipsum: float = 1  # C4
-    javascript: float = 1  # C4; a page that asks for it
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < NEVER:
-                raise ConfigError(f"{field.name}={value!r}: must be a number from 0 (off) up")
+def limits(**values: float) -> QualitySection:
+    """The published limits with others in place of some; 0 turns a rule off. ConfigError for one that cannot be."""
+    return from_values({"quality": values}).quality
 
 
-SETTINGS = Settings()
+SETTINGS = QualitySection()
 
 
 @dataclass(frozen=True)
@@ -123,7 +94,7 @@ REASONS = {
 }
 
 
-def judge(text: str, language: str = "", settings: Settings = SETTINGS) -> tuple[dict[str, float], str | None]:
+def judge(text: str, language: str = "", settings: QualitySection = SETTINGS) -> tuple[dict[str, float], str | None]:
     """All measures of a cleaned text, and the reason of REASONS for which it is left out, or None.
 
     `language`: a code of `language.identify`; stop words are asked for in "en" and "zh" alone. Of a text longer than
@@ -133,7 +104,7 @@ def judge(text: str, language: str = "", settings: Settings = SETTINGS) -> tuple
 
 
 def judge_all(
-    texts: Sequence[str], languages: Sequence[str] = (), settings: Settings = SETTINGS
+    texts: Sequence[str], languages: Sequence[str] = (), settings: QualitySection = SETTINGS
 ) -> list[tuple[dict[str, float], str | None]]:
     """`judge` of each text; each result is the same whatever other texts come along."""
     languages = languages or [""] * len(texts)
@@ -146,7 +117,7 @@ def judge_all(
 
 
 def _results(
-    found: dict[str, np.ndarray], asked: Sequence[bool], settings: Settings
+    found: dict[str, np.ndarray], asked: Sequence[bool], settings: QualitySection
 ) -> list[tuple[dict[str, float], str | None]]:
     number = len(asked)
     reasons: list[str | None] = [None] * number

@@ -1,18 +1,21 @@
 """Corpora by the names under which they are published: Common Crawl, Wikipedia's dumps, data sets of the hub.
 
-In: a name. Out: files on this machine, downloaded into a cache unless they are there, checked where checksums are
-published.
+In: a name. Out: its files, each fetched into a cache when it is wanted, unless it is there, and checked where checksums
+are published.
 
     cc:CC-MAIN-2024-22:10            the first ten archives of a crawl's own list; wet:10 of its texts; a pattern; 20-29
     wikipedia:zh, wikipedia:zh:20240601   the last complete dump of articles, or that of a day
     hf:owner/name, hf:owner/name@REVISION:PATTERN   files of a data set (hubsource.py)
 
     is_remote     whether a path is such a name
-    local_paths   paths → the same with each name replaced by its files
-    list_files    a name → what is published of its files, without fetching them
+    published     a name → what is published of its files, without fetching them
+    here          one of them → its path, where it has been fetched before
+    Getter        fetches one after the other; keeps the pause between two
+    discard       takes one out of the cache
 
 One connection at a time, a pause between files. Settings of the environment: YANMO_CACHE is the folder of the cache,
-YANMO_COMMONCRAWL and YANMO_WIKIMEDIA are the addresses of mirrors, YANMO_DOWNLOAD_RATE the most bytes a second.
+YANMO_COMMONCRAWL and YANMO_WIKIMEDIA are the addresses of mirrors, YANMO_DOWNLOAD_RATE the most bytes a second;
+YANMO_DOWNLOAD_KEEP=0 asks readers to discard what they fetched once it is read.
 """
 
 from __future__ import annotations
@@ -21,17 +24,17 @@ import fnmatch
 import functools
 import gzip
 import json
+import math
 import os
 import re
 import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yanmo.corpus import hubsource
-from yanmo.corpus.download import Manners, Remote, fetch, read
+from yanmo.corpus.download import Manners, Published, Remote, fetch, known, read, remove
 from yanmo.errors import FileError, InputError, NetworkError
 
 SCHEMES = ("cc", "wikipedia", "hf")
@@ -51,28 +54,59 @@ def is_remote(path: str | Path) -> bool:
     return bool(colon and rest) and scheme in SCHEMES and not os.path.exists(text)
 
 
-def local_paths(paths: Sequence[str | Path]) -> list[str | Path]:
-    """Paths with each name replaced by the files behind it, downloaded unless they are in the cache."""
-    found: list[str | Path] = []
-    for path in paths:
-        found += _fetched(os.fspath(path).replace(os.sep, "/")) if is_remote(path) else [path]
-    return found
-
-
 @functools.cache
-def _fetched(name: str) -> tuple[Path, ...]:
-    """The files of a name; asked once in a process, so that all of a run sees the same."""
-    scheme, _, rest = name.partition(":")
+def published(name: str) -> tuple[Published, ...]:
+    """The files of a name in their order; asked once in a process, so that all of a run sees the same.
+
+    Raises InputError for an unknown name, NetworkError where the lists do not arrive.
+    """
+    scheme, _, rest = name.replace(os.sep, "/").partition(":")
+    manners(), pause(), keeps()  # a setting that is wrong is said before anything is fetched
     if scheme == "hf":
-        return tuple(hubsource.fetch(rest))
+        return tuple(hubsource.files(rest))
     folder, files = list_files(name)
-    paths = []
-    for number, remote in enumerate(files):
-        fresh = not (folder / remote.name).exists()
-        if fresh and number:
-            time.sleep(_setting("YANMO_DOWNLOAD_PAUSE", BETWEEN, "seconds, such as 2"))
-        paths.append(fetch(remote, folder, manners()))
-    return tuple(paths)
+    return tuple(Published(file, f"{folder.name}/{file.name}", str(folder)) for file in files)
+
+
+def here(file: Published) -> Path | None:
+    """Where a file lies that has been fetched and checked before; nobody is asked."""
+    return known(file.remote, Path(file.folder)) if file.folder else hubsource.here(file)
+
+
+def discard(file: Published) -> None:
+    """Take a file out of the cache."""
+    if file.folder:
+        remove(file.remote, Path(file.folder))
+    else:
+        hubsource.remove(file)
+
+
+class Getter:
+    """Fetches files, one after the other, and waits between two from a web server."""
+
+    def __init__(self) -> None:
+        self._ended = -math.inf
+
+    def get(self, file: Published) -> Path:
+        """The path of a file, which is fetched unless it is here; NetworkError where it does not arrive."""
+        if path := here(file):
+            return path
+        if not file.folder:
+            return hubsource.get(file)
+        time.sleep(max(0.0, self._ended + pause() - time.monotonic()))
+        path = fetch(file.remote, Path(file.folder), manners())
+        self._ended = time.monotonic()
+        return path
+
+
+def pause() -> float:
+    """Seconds between two files."""
+    return _setting("YANMO_DOWNLOAD_PAUSE", BETWEEN, "seconds, such as 2")
+
+
+def keeps() -> bool:
+    """Whether what is fetched stays."""
+    return _setting("YANMO_DOWNLOAD_KEEP", 1.0, "1, or 0 to remove each file once it is read") > 0
 
 
 def list_files(name: str) -> tuple[Path, list[Remote]]:

@@ -29,6 +29,12 @@ Limit = Annotated[float, Field(ge=0)]
 Files = list[str]
 
 
+class SourcesSection(Section):
+    """How sources are read."""
+
+    text_column: list[str] = Field(default_factory=list)  # names of columns of texts; the first that a file has counts
+
+
 class LanguagesSection(Section):
     """Which languages stay; codes of ISO 639-1 such as "en". With none named, all."""
 
@@ -164,6 +170,7 @@ class OutSection(Section):
 class CorpusRecipe(Section):
     """Everything that a corpus depends on but its sources."""
 
+    sources: SourcesSection = SourcesSection()
     languages: LanguagesSection = LanguagesSection()
     clean: CleanSection = CleanSection()
     quality: QualitySection = QualitySection()

@@ -4,6 +4,7 @@ In: paths of files and folders. Out: a sorted list of files that can be read, ea
 where it lies without saying where on this machine.
 
     find_sources              paths → sources, or one error for a path that does not exist or holds nothing readable
+    arrived                   a source of a published corpus and where its file lies now → the source to read
     open_blocks               a source → the bytes inside it, unpacked, as a stream of blocks
     heads                     a file → its first kilobytes, as they lie and unpacked
 
@@ -26,13 +27,16 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from yanmo.corpus.documents import check_shard
+from yanmo.corpus.documents import TEXT_COLUMNS, check_shard
 from yanmo.corpus.encodings import BLOCK
 from yanmo.corpus.ledger import ReadReport
 from yanmo.errors import FileError, InputError, need
 from yanmo.files import reason
+
+if TYPE_CHECKING:  # what speaks HTTP is loaded where a name may want it
+    from yanmo.corpus.download import Published
 
 KINDS = {
     ".txt": "text",
@@ -64,6 +68,7 @@ CARD = "card.json"  # beside Parquet shards it makes a folder a corpus: its card
 HEAD = 2**14  # bytes that tell what a file is
 MAX_EXPANSION = 200  # a text grows 3 to 20 times; what grows more is made to fill a disk
 GRACE = 64 * 2**20  # bytes that any file may grow to
+EXPECTED = 2**30  # bytes of a file whose size nobody publishes, until it is here
 
 
 class Expansion(EOFError):
@@ -79,13 +84,17 @@ Tell = Callable[[bytes], str | None]  # the first bytes of a file, packed or not
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read: `name` starts at the path that the user gave; `kind` is that of KINDS or UNITS, or parquet."""
+    """A file to read: `name` starts at the path that the user gave; `kind` is that of KINDS or UNITS, or parquet.
+
+    published: what is to be fetched first; until then path, kind and size are what is expected.
+    """
 
     path: Path
     name: str
     kind: str
     packed: bool
     size: int
+    published: Published | None = None
 
 
 def kind_of(name: str) -> tuple[str, bool] | None:
@@ -121,7 +130,15 @@ def heads(path: Path) -> tuple[bytes, bytes]:
     return raw, raw
 
 
-def _kind(path: Path, named: bool, tell: Tell) -> tuple[str, bool] | None:
+@dataclass(frozen=True)
+class _Asked:
+    """How files are known: by contents (`tell`), and by the columns of texts that lines have."""
+
+    tell: Tell
+    columns: Sequence[str]
+
+
+def _kind(path: Path, named: bool, asked: _Asked) -> tuple[str, bool] | None:
     """(kind, packed) of a file: what its content is, where that can be told, else what its name says.
 
     named: the user gave this very file, so that any text is taken as one.
@@ -133,33 +150,33 @@ def _kind(path: Path, named: bool, tell: Tell) -> tuple[str, bool] | None:
         raw, inner = heads(path)
     except OSError:
         return by_name  # counted when the file is read
-    if found := tell(raw) or (tell(inner) if inner is not raw else None):
+    if found := asked.tell(raw) or (asked.tell(inner) if inner is not raw else None):
         return found, False
     if by_name is not None:
         return by_name
     if raw.startswith(b"PAR1"):
         return "parquet", False
     packed = raw is not inner
-    if _LINES.search(path.name.lower()) and _has_lines(inner):
+    if _LINES.search(path.name.lower()) and _has_lines(inner, asked.columns):
         return "jsonl", packed
     if not named or is_container(inner) or not _is_utf8(inner):
         return None
     start = inner[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "html", packed
-    return ("jsonl" if _has_lines(inner) else "text"), packed
+    return ("jsonl" if _has_lines(inner, asked.columns) else "text"), packed
 
 
-def _has_lines(head: bytes) -> bool:
+def _has_lines(head: bytes, columns: Sequence[str]) -> bool:
     """Whether the first line is a JSON object with a text, as far as the line is there."""
     line, end, _ = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
     if not end and len(head) >= HEAD:
-        return line.startswith(b"{") and (b'"text"' in line or b'"content"' in line)
+        return line.startswith(b"{") and any(json.dumps(name).encode() in line for name in columns)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and isinstance(row.get("text", row.get("content")), str)
+    return isinstance(row, dict) and any(isinstance(row.get(name), str) for name in columns)
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -189,17 +206,32 @@ def _nothing(head: bytes) -> None:
     return None
 
 
-def find_sources(paths: Sequence[str | Path], report: ReadReport, tell: Tell = _nothing) -> list[Source]:
-    """The readable files behind the paths, in the order of the paths and sorted within each; `tell` knows contents."""
+def find_sources(
+    paths: Sequence[str | Path | Source],
+    report: ReadReport,
+    tell: Tell = _nothing,
+    columns: Sequence[str] = TEXT_COLUMNS,
+) -> list[Source]:
+    """The readable files behind the paths, in the order of the paths and sorted within each; `tell` knows contents.
+
+    columns: the names of columns of texts, of which a Parquet file that is named must have one. A Source stands for
+    itself, and the name of a published corpus for its files, which are not fetched yet.
+    """
     if isinstance(paths, str | Path):
         raise InputError(f"{paths}: a list of paths is needed, not one path")
     if not paths:
         raise InputError(f"no path is given; name {SUPPORTED}")
     met: set[tuple[int, int]] = set()
+    asked = _Asked(tell, columns)
     found: list[Source] = []
-    for path in map(Path, _here(paths)):
+    for path in paths:
+        others = [path] if isinstance(path, Source) else _published(path)
+        if others or isinstance(path, Source):
+            found += others
+            continue
+        path = Path(path)
         passed_over, again = report.skipped.total(), report.skipped["met before"]
-        here = list(_behind(path, met, report, tell))
+        here = list(_behind(path, met, report, asked))
         if not here and (not found or report.skipped["met before"] == again):
             skipped = report.skipped.total() - passed_over
             raise FileError(f"{path}: nothing to read ({skipped:,} entries passed over); name {SUPPORTED}")
@@ -208,35 +240,44 @@ def find_sources(paths: Sequence[str | Path], report: ReadReport, tell: Tell = _
     return found
 
 
-def _here(paths: Sequence[str | Path]) -> Sequence[str | Path]:
-    """The paths, with the files of published corpora in the place of their names."""
-    if not any(":" in os.fspath(path) for path in paths):
-        return paths
-    from yanmo.corpus.remote import local_paths  # what speaks HTTP is loaded where a name may want it
+def _published(path: str | Path) -> list[Source]:
+    if ":" not in os.fspath(path):
+        return []
+    from yanmo.corpus.published import sources_of  # what speaks HTTP is loaded where a name may want it
 
-    return local_paths(paths)
+    return sources_of(path)
 
 
-def _behind(path: Path, met: set[tuple[int, int]], report: ReadReport, tell: Tell) -> Iterator[Source]:
+def arrived(source: Source, path: Path, tell: Tell, columns: Sequence[str], strict: bool) -> Source:
+    """A source whose file has been fetched to `path`; strict: FileError where it can only be a loss."""
+    kind = _kind(path, True, _Asked(tell, columns))
+    if strict and kind is None:
+        raise FileError(f"{source.name}: cannot be read as a text; name {SUPPORTED}")
+    if strict and kind is not None and kind[0] == "parquet":
+        check_shard(path, columns)
+    return Source(path, source.name, *(kind or ("text", False)), path.stat().st_size)
+
+
+def _behind(path: Path, met: set[tuple[int, int]], report: ReadReport, asked: _Asked) -> Iterator[Source]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise FileError(f"{path}: cannot be read ({reason(error)}); name {SUPPORTED}") from None
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk(path, shown(path.resolve().name) or "folder", met, report, tell)
+        yield from _walk(path, shown(path.resolve().name) or "folder", met, report, asked)
         return
-    kind = _kind(path, True, tell) if stat.S_ISREG(status.st_mode) else None
+    kind = _kind(path, True, asked) if stat.S_ISREG(status.st_mode) else None
     if kind is None:
         if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK) and any(map(is_container, heads(path))):
             raise FileError(f"{path}: a zip or tar file holds other files; unpack it and name the folder")
         raise FileError(f"{path}: cannot be read as a text; name {SUPPORTED}")
     if kind[0] == "parquet":
-        check_shard(path)
+        check_shard(path, asked.columns)
     if _new(status, met, report):
         yield Source(path, shown(path.name), *kind, status.st_size)
 
 
-def _walk(folder: Path, name: str, met: set[tuple[int, int]], report: ReadReport, tell: Tell) -> Iterator[Source]:
+def _walk(folder: Path, name: str, met: set[tuple[int, int]], report: ReadReport, asked: _Asked) -> Iterator[Source]:
     """Depth first, names sorted, without recursion: a folder may be deeper than Python's stack."""
     waiting = [(folder, name)]
     while waiting:
@@ -266,7 +307,7 @@ def _walk(folder: Path, name: str, met: set[tuple[int, int]], report: ReadReport
                 else:
                     folders.append((Path(entry.path), inner))
                 continue
-            kind = _kind(Path(entry.path), False, tell) if stat.S_ISREG(status.st_mode) else None
+            kind = _kind(Path(entry.path), False, asked) if stat.S_ISREG(status.st_mode) else None
             if kind is None or (corpus and kind[0] != "parquet"):
                 report.skipped[_passed_over(Path(entry.path), corpus)] += 1
             elif _new(status, met, report):

@@ -29,8 +29,7 @@ from yanmo.corpus.clean import REASONS as UNCLEAN
 from yanmo.corpus.clean import clean, reject
 from yanmo.corpus.documents import Document
 from yanmo.corpus.quality import SETTINGS as LIMITS
-from yanmo.corpus.quality import Settings as Limits
-from yanmo.corpus.settings import CorpusRecipe
+from yanmo.corpus.settings import CorpusRecipe, QualitySection
 from yanmo.errors import ConfigError
 
 CODE = re.compile("[a-z]{2,3}")
@@ -69,7 +68,7 @@ class Steps:
     quality: bool = False
     mask: bool = False
     blocked: Blocklist = field(default_factory=Blocklist)
-    limits: Limits = LIMITS
+    limits: QualitySection = LIMITS
     models: Mapping[str, perplexity.Model] = field(default_factory=dict)  # language → model of its trusted text
     buckets: tuple[str, ...] = perplexity.BUCKETS
     evaluation: contamination.Index | None = None
@@ -84,17 +83,15 @@ class Steps:
 
 def steps_of(recipe: CorpusRecipe, models: Mapping[str, Path] | None = None) -> Steps:
     """Open the files that a recipe names, and the models of trusted text; FileError for one that cannot be read."""
-    limits = recipe.quality.model_dump()
-    asked = limits.pop("on")
     files = recipe.blocklist
     return Steps(
         languages=tuple(code.strip().lower() for code in recipe.languages.keep),
         identify=recipe.languages.identify,
         boilerplate=recipe.clean.boilerplate,
-        quality=asked,
+        quality=recipe.quality.on,
         mask=recipe.clean.mask,
         blocked=blocklist.load(files.words, files.domains, files.urls),
-        limits=Limits(**limits),
+        limits=recipe.quality,
         models={code: perplexity.load(path) for code, path in (models or {}).items()},
         buckets=tuple(recipe.perplexity.keep),
         evaluation=contamination.index(recipe.contamination.sets) if recipe.contamination.sets else None,

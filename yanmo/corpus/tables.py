@@ -70,14 +70,14 @@ class _Lines:
             self.number -= len(self.row) - 1
 
 
-def rows(text: Iterable[str], tabs: bool, limit: int) -> Iterator[tuple[int, list[str] | None]]:
+def rows(text: Iterable[str], tabs: bool, limit: int, width: int = 0) -> Iterator[tuple[int, list[str] | None]]:
     """(line, values) of each row that is not empty, `line` its first; None where the values are no row.
 
-    tabs: values apart by tabs, without quotes. limit: characters of a row.
+    tabs: values apart by tabs, without quotes. limit: characters of a row. width: values of a row at most, 0 for as
+    many as the first has: a row with more has swallowed others, or lacks quotes.
     """
     csv.field_size_limit(limit)
     lines = _Lines(text, limit)
-    width = 0  # of the first row: a row with more values has swallowed others, or lacks quotes
     while True:
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
         while True:
@@ -99,12 +99,17 @@ def rows(text: Iterable[str], tabs: bool, limit: int) -> Iterator[tuple[int, lis
                 yield first, values
 
 
-def text_column(names: Sequence[str], sample: Sequence[Sequence[str]]) -> str | None:
-    """The column of texts: `text` or `content`; else one with a usual name; else the longest, if it is long."""
-    for name in TEXT_COLUMNS:
+def text_column(
+    names: Sequence[str], sample: Sequence[Sequence[str]], columns: Sequence[str] = TEXT_COLUMNS
+) -> str | None:
+    """The column of texts: the first of `columns` that is there.
+
+    Where the user named none: else one with a usual name; else the longest, if it is long.
+    """
+    for name in columns:
         if name in names:
             return name
-    if any(len(name) > NAME for name in names):
+    if tuple(columns) != TEXT_COLUMNS or any(len(name) > NAME for name in names):
         return None
     usual = {name.strip().lower(): name for name in reversed(names)}
     for wanted in USUAL:

@@ -3,6 +3,7 @@
 In: a Source. Out: its Units, and from each Unit documents and losses, in a fixed order.
 
     Unit        a file, or a range of its bytes; the same units on any machine, whatever the number of workers
+    Seen        what reading one source has met
     Loss        what reading could not, or was told not to, turn into a document, with its reason
     Reader      split: source → units; read: unit → documents and losses
 
@@ -13,8 +14,9 @@ encoding); one that did not was removed on purpose (a redirect, an image). Eithe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from yanmo.corpus.documents import Document
@@ -28,6 +30,18 @@ class Unit:
     source: Source
     start: int = 0
     end: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.end is None
+
+
+@dataclass
+class Seen:
+    """How the texts of a source were encoded, and how far on the disk it has been read."""
+
+    encodings: Counter[str] = field(default_factory=Counter)
+    position: int = 0
 
 
 @dataclass(frozen=True)

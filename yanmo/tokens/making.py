@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from yanmo.corpus.documents import TEXT_COLUMNS
 from yanmo.corpus.engine import make_corpus as make_folder
 from yanmo.corpus.folder import Corpus, load_corpus
 from yanmo.corpus.ledger import ReadReport
@@ -58,13 +59,15 @@ def make_corpus(data: DataSection, folder: Path, say: Say) -> Corpus:
         return load_corpus(folder)
     if len(data.paths) == 1 and (Path(data.paths[0]) / "card.json").is_file():
         return load_corpus(data.paths[0])
-    size = sum(source.size for source in find_sources(data.paths, ReadReport(), kind_by_content))
+    columns = tuple(data.text_column) or TEXT_COLUMNS
+    size = sum(source.size for source in find_sources(data.paths, ReadReport(), kind_by_content, columns))
 
     def progress(step: str, done: int, total: int) -> None:
         share = done / total if total and step == "read" else None
         say("corpus", {"share": share, "text": f"{done / 1e6:.1f} MB" if step == "read" else step})
 
-    recipe = with_values(CorpusRecipe(), {"out.valid_share": data.valid_share})
+    given = {"out.valid_share": data.valid_share, "sources.text_column": data.text_column}
+    recipe = with_values(CorpusRecipe(), given)
     engine = "local" if size > ALONE else "here"
     corpus = make_folder(data.paths, folder, recipe, engine=engine, progress=progress)
     for problem in corpus.card["problems"]:

@@ -25,7 +25,7 @@ from yanmo.corpus.documents import Document
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.python_docs import python_documents
 from yanmo.corpus.readers import kind_by_content
-from yanmo.corpus.sources import find_sources
+from yanmo.corpus.sources import Source, find_sources
 from yanmo.corpus.text import border, read_documents
 from yanmo.errors import InputError
 from yanmo.tokens.shards import TokenShards, start_and_end, write_shards
@@ -123,13 +123,13 @@ def _described(card: dict[str, Any], source: str, remarks: list[str]) -> dict[st
     }
 
 
-def _order(paths: Sequence[str], most: float, remarks: list[str]) -> Sequence[str]:
+def _order(paths: Sequence[str], most: float, remarks: list[str]) -> Sequence[str | Source]:
     """The paths themselves, or, where they hold more than can be read, their files in a seeded order: a fair part."""
     sources = find_sources(paths, ReadReport(), kind_by_content)
     total = sum(source.size for source in sources)
     if total <= most or len(sources) < 2:
         return paths
-    files = [str(source.path) for source in sources]
+    files = [str(source.path) if source.published is None else source for source in sources]
     random.Random(0).shuffle(files)
     remarks.append(f"Of {len(files):,} files ({total / 1e6:.0f} MB), as many were drawn by lot as the time can use.")
     return files
