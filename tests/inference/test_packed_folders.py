@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -103,6 +105,32 @@ def test_load_packs_and_generate_goes_on_in_recorded_steps(tmp_path, monkeypatch
         assert small.generate(["The ink", "先研"], max_new_tokens=12) == written
     small.save(tmp_path / "small")
     assert yanmo.load(tmp_path / "small").generate(["The ink", "先研"], max_new_tokens=12) == written
+
+
+def test_loading_takes_hardly_more_memory_than_the_file(tmp_path):
+    """What a process holds at most while it loads and reads a few ids, beside what it held before."""
+    for name, fields in (("small", {}), ("large", {"width": 512, "ffn_width": 2048, "decoder_layers": 6})):
+        made = network(**LLAMA | fields)
+        made.family = "llama"
+        Model(made, None).quantize(8).save(tmp_path / name)
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, yanmo; from yanmo import system; yanmo.load(sys.argv[1]).logits([[1, 2]]);"
+            "system.reset_peak_memory() or sys.exit('no'); before = system.peak_memory();"
+            "yanmo.load(sys.argv[2]).logits([[1, 2, 3]]); print(system.peak_memory() - before)",
+            tmp_path / "small",
+            tmp_path / "large",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if said.stderr.strip() == "no":
+        pytest.skip("the peak of a process cannot be counted anew here")
+    size = (tmp_path / "large/model.safetensors").stat().st_size
+    assert size > 16 * 2**20, "pages that were taken before do not count"
+    assert 0.8 * size < int(said.stdout) < 1.2 * size, said.stderr
 
 
 @pytest.mark.parametrize(("layout", "next_format"), [("rows", "rows8"), ("groups", "groups8")])

@@ -12,8 +12,9 @@ import yanmo
 from tests.inference.test_quantize import LLAMA, network
 from yanmo import cli
 from yanmo.errors import InputError
-from yanmo.inference import measured
-from yanmo.inference.measured import ROW, compare, measure
+from yanmo.inference import calibrate, measured
+from yanmo.inference.calibrate import ROW
+from yanmo.inference.measured import compare, measure
 from yanmo.inference.model import Model
 from yanmo.tokens.train import train_tokenizer
 
@@ -59,7 +60,8 @@ def test_a_text_that_calibrates_in_part_is_said_to(folder, tmp_path, capsys, mon
     path.write_text(TEXT, "utf-8")
     count = len(yanmo.load(folder).tokenizer.encode(TEXT))
     for most, said in ((count, False), (count - 1, True)):
-        monkeypatch.setattr(measured, "MAX_CALIBRATION", most)
+        monkeypatch.setattr(calibrate, "MOST_READ", most)
+        monkeypatch.setattr(measured, "MOST_READ", most)
         with pytest.raises(SystemExit):
             cli.main(["quantize", str(folder), "--bits", "4", "--calibrate", str(path)])
         shown = " ".join(capsys.readouterr().out.split())

@@ -31,11 +31,17 @@ def quantize(
         Path | None, typer.Option(help="The folder to write; without it the model is measured alone.")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A text that the model is measured on; some tens of kilobytes are enough.")
+        Path | None,
+        typer.Option(
+            help="A text that the model is measured on; in 4 bits its last quarter, and what is before it calibrates."
+        ),
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Another text than --text, by which 4 bits are rounded (GPTQ); takes longer.")
+        Path | None, typer.Option(help="Another text than --text, by which 4 bits are rounded; --text is then whole.")
     ] = None,
+    most_loss: Annotated[
+        float, typer.Option(help="Percent of bits per byte that 4 bits may lose of the text that calibrates.")
+    ] = 2.0,
     words: Annotated[int, typer.Option(help="Bits of the matrix of the words: 8 or 4.")] = 8,
     layout: Annotated[
         str, typer.Option(help="Of 8 bits: rows, one scale for each; or groups, one for each 32 weights.")
@@ -56,7 +62,7 @@ def quantize(
     if calibrate is not None and (bits != 4 or not near.strip() or near == read):
         raise InputError(f"{calibrate}: calibrating takes --bits 4 and a text that is not that of --text")
     loaded = load(model, device="cpu")
-    found = compare(loaded, chosen, read, near)
+    found = compare(loaded, chosen, read, near, most_loss / 100)
     if out is not None:
         loaded.save(out)
     if as_json:
@@ -76,6 +82,10 @@ def values(found: Comparison) -> dict[str, Any]:
     rest: dict[str, Any] = {"top1_agreement": found.agreement, "formats": found.formats}
     rest |= {"tokens": found.tokens, "text_tokens": found.given}
     rest |= {"calibration_tokens": found.calibrated, "calibration_text_tokens": found.to_calibrate}
+    if found.outcome is not None:
+        outcome = found.outcome
+        loss = {"in_4_bits": outcome.rounded, "now": outcome.lost, "at_most": outcome.at_most}
+        rest |= {"calibration_loss": loss | {"in_8_bits": outcome.raised}}
     return {"parameters": found.parameters, **sides, **rest}
 
 
@@ -97,9 +107,31 @@ def _show(found: Comparison) -> None:
         table.add_row("same likeliest token", "", f"{found.agreement:.1%}", f"of {found.tokens - 1:,}")
     console = Console(markup=False, highlight=False)
     console.print(table)
-    if found.tokens < found.given:
-        console.print(f"measured on the first {found.tokens:,} of the text's {found.given:,} tokens")
-    if found.calibrated < found.to_calibrate:
-        console.print(f"calibrated on the first {found.calibrated:,} of its text's {found.to_calibrate:,} tokens")
+    for line in _read(found):
+        console.print(line)
     for name, count in sorted(found.formats.items()):
         console.print(f"{count} {'matrix' if count == 1 else 'matrices'} in {FORMATS[name]}")
+
+
+def _read(found: Comparison) -> list[str]:
+    """What of the texts was read, and what calibrating gave."""
+    lines = []
+    if found.split:
+        lines.append(f"measured on the last {found.tokens:,} of the text's {found.given:,} tokens")
+    elif found.tokens < found.given:
+        lines.append(f"measured on the first {found.tokens:,} of the text's {found.given:,} tokens")
+    if found.split or found.calibrated < found.to_calibrate:
+        whose = "those before them" if found.split else f"its text's {found.to_calibrate:,} tokens"
+        lines.append(f"calibrated on the first {found.calibrated:,} of {whose}")
+    outcome = found.outcome
+    if outcome is not None:
+        line = f"of what was kept of the text that calibrates, 4 bits lose {outcome.rounded:.2%}"
+        if outcome.raised:
+            line += f", and {outcome.lost:.2%} with {len(outcome.raised)} matrices of layers back in 8 bits"
+        line += f"; other text of the kind loses at most {outcome.at_most:.2%} (95 %)"
+        if outcome.at_most > outcome.limit:
+            line += f", above the {outcome.limit:.2%} of --most-loss; more text tells that more closely"
+        lines.append(line)
+    elif found.given and "groups4" in found.formats:
+        lines.append("the text is too short to calibrate 4 bits, which are rounded plainly")
+    return lines

@@ -13,21 +13,19 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from yanmo.errors import InputError
+from yanmo.inference.calibrate import MOST_LOSS, MOST_READ, ROW, Outcome, reading_of
 from yanmo.inference.generate import Ends, Options, generate_ids
 from yanmo.inference.model import Model
-from yanmo.inference.quantize import Bits, quantize
+from yanmo.inference.quantize import Bits, pack_by
 from yanmo.models.packed import count_parameters, packed_bytes, packed_matrices
 
-ROW = 256  # tokens that are read together; the text is cut into rows of so many
-MAX_TOKENS = 16_384  # of the text
-MAX_CALIBRATION = 32_768  # tokens of the text that rounding is calibrated on
+MAX_TOKENS, SHARE = 16_384, 4  # of the text; and where it calibrates as well, its last tokens, one in so many
 PROMPT, WRITTEN, TURNS = 16, 32, 3  # tokens of a prompt, tokens written after it, times
 
 
@@ -51,7 +49,8 @@ class Figures:
 class Comparison:
     """What packing changed. formats: how many matrices are in each; tokens: that were read, of `given` in the text.
 
-    calibrated: tokens by which 4 bits were rounded, of `to_calibrate` in that text.
+    calibrated: tokens by which 4 bits were rounded, of `to_calibrate` in that text; `split`: it is the same text, of
+    which what was measured is the end. outcome: what that lost, and what stayed in 8 bits for it.
     """
 
     parameters: int
@@ -62,6 +61,8 @@ class Comparison:
     given: int
     calibrated: int = 0
     to_calibrate: int = 0
+    split: bool = False
+    outcome: Outcome | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -69,36 +70,41 @@ class Comparison:
         return self.before.agreement(self.after)
 
 
-def compare(model: Model, bits: Bits | int = 8, text: str = "", calibrate: str = "") -> Comparison:
-    """Pack a model in place and measure it before and after; the first MAX_TOKENS of the text are read.
+def compare(
+    model: Model, bits: Bits | int = 8, text: str = "", calibrate: str = "", most_loss: float = MOST_LOSS
+) -> Comparison:
+    """Pack a model in place and measure it before and after; MAX_TOKENS of the text are read.
 
-    calibrate: another text, by whose first MAX_CALIBRATION tokens 4 bits are rounded (calibrate.py).
+    calibrate: another text, by whose first MOST_READ tokens 4 bits are rounded, so that no more than the share
+    `most_loss` is lost (calibrate.py). Without it the text is cut: its end is measured, what is before it calibrates.
     Raises InputError for a model that does not write, for what cannot be packed, and texts that are too short.
     """
+    bits = Bits(weights=bits) if isinstance(bits, int) else bits
     model.check_writes()
     if model.config.kind != "decoder":
         raise InputError(f"a {model.config.kind} is packed by Model.quantize, and measured here are decoders alone")
     given = model.tokenizer.encode(text) if text else []
-    ids = given[:MAX_TOKENS]
-    if text and len(ids) < 2:
-        raise InputError(f"the text has {len(ids)} tokens, and at least 2 are needed; give a longer one")
+    if text and len(given) < 2:
+        raise InputError(f"the text has {len(given)} tokens, and at least 2 are needed; give a longer one")
     shown = model.tokenizer.encode(calibrate) if calibrate else []
-    rows = rows_of(model, shown[:MAX_CALIBRATION]) if calibrate else []
+    ids = given[:MAX_TOKENS]
+    end = min(len(given) // SHARE, MAX_TOKENS)
+    split = bits.weights == 4 and not calibrate and len(given) - end >= 2 * ROW
+    if split:
+        shown, ids = given[:-end], given[-end:]
+    reading = reading_of(shown, room_of(model), most_loss) if shown or calibrate else None
     before = measure(model, ids)
-    quantize(model.network, bits, rows)  # type: ignore[arg-type]
+    outcome = pack_by(model.network, bits, reading)  # type: ignore[arg-type]
     after = measure(model, ids)
     found = {id(m): m.format for m in packed_matrices(model.network).values()}
     formats: dict[str, int] = dict(Counter(found.values()))
-    used = min(len(shown), MAX_CALIBRATION)
-    return Comparison(count_parameters(model.network), before, after, formats, len(ids), len(given), used, len(shown))
+    used, count = min(len(shown), MOST_READ), count_parameters(model.network)
+    return Comparison(count, before, after, formats, len(ids), len(given), used, len(shown), split, outcome)
 
 
-def rows_of(model: Model, ids: Sequence[int]) -> list[Tensor]:
-    """Ids of a text as rows (1, ROW) at most, for calibration."""
-    if len(ids) < ROW:
-        raise InputError(f"the text to calibrate on has {len(ids)} tokens, and at least {ROW} are needed; give more")
-    room = min(ROW, getattr(model.config, "max_positions", 0) or ROW)
-    return [torch.tensor([ids[start : start + room]]) for start in range(0, len(ids), room)]
+def room_of(model: Model) -> int:
+    """The positions that a model has, 0 where there is no end."""
+    return getattr(model.config, "max_positions", 0) or 0
 
 
 @torch.inference_mode()
@@ -108,7 +114,7 @@ def measure(model: Model, ids: list[int]) -> Figures:
     nbytes = packed_bytes(network) + sum(p.nbytes for p in network.parameters())
     if not ids:
         return Figures(nbytes, _speed(model), None, None)
-    room = min(ROW, getattr(model.config, "max_positions", 0) or ROW)
+    room = min(ROW, room_of(model) or ROW)
     likeliest: list[Tensor] = []
     loss = 0.0
     for start in range(0, len(ids) - 1, room):
@@ -122,7 +128,7 @@ def measure(model: Model, ids: list[int]) -> Figures:
 
 def _speed(model: Model) -> float:
     """Tokens in a second, the median of TURNS texts, the first one left out."""
-    vocabulary, room = model.config.vocab_size, getattr(model.config, "max_positions", 0) or 2**31
+    vocabulary, room = model.config.vocab_size, room_of(model) or 2**31
     prompt = list(itertools.islice(itertools.cycle(range(vocabulary)), min(PROMPT, max(room - WRITTEN, 1))))
     rates = []
     for _ in range(TURNS + 1):

@@ -119,14 +119,14 @@ class Model:
             raise FileError(f"{self.folder}: no tokenizer there (tokenizer.json, vocab or .model); copy it there")
         return self._tokenizer
 
-    def quantize(self, bits: Bits | int = 8) -> Model:
+    def quantize(self, bits: Bits | int = 8, text: str = "", most_loss: float = 0.02) -> Model:
         """Pack the matrices in 8 or 4 bits, in place, for inference on a CPU, and return the model (docs/quantize.md).
 
-        What it loses and gains is measured by `yanmo quantize`. Raises InputError for what cannot be packed.
+        text, most_loss: quantize.pack_model has both. Raises InputError for what cannot be packed.
         """
-        from yanmo.inference.quantize import quantize
+        from yanmo.inference.quantize import pack_model
 
-        quantize(self.network, bits)  # type: ignore[arg-type]
+        pack_model(self, bits, text, most_loss)
         return self
 
     @torch.inference_mode()

@@ -2,23 +2,25 @@
 
     Bits              how matrices are packed, and in more bits where fewer lose too much of one
     quantize          network → the same network, its matrices packed into one piece of memory
+    pack_by           the same, and what became of a text by which a decoder is calibrated
+    pack_model        a model with its tokenizer, and a text as it is
     error_of          how much of a matrix is lost
-    calibrated        one layer of a decoder after the other, rounded by what the ones before it make of a text
 
 Norms, biases and tables of positions stay as they are.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from yanmo.errors import InputError
-from yanmo.inference.calibrate import lost, round_to, sums_of
+from yanmo.inference.calibrate import MOST_LOSS, Outcome, Reading, calibrate, reading_of, seen_in_floats
 from yanmo.kernels.arena import Arena
 from yanmo.kernels.matrix import Format, Matrix, dense, pack_groups, pack_rows, size_of
 from yanmo.models.lowrank import board_of
@@ -31,6 +33,9 @@ from yanmo.models.packed import (
     siblings,
 )
 from yanmo.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from yanmo.inference.model import Model
 
 Layout = Literal["rows", "groups"]
 # Normal weights lose 0.8 % in 8 bits by rows and 8.5 % in 4 bits; a matrix with some large weights loses more, and gets
@@ -79,13 +84,54 @@ def _packed(weight: Tensor, format: Format) -> Matrix:
     return pack_rows(weight) if format == "rows8" else pack_groups(weight, 4 if format == "groups4" else 8)
 
 
-def quantize(network: Transformer, bits: Bits | int | None = None, rows: Sequence[Tensor] = ()) -> Transformer:
+def quantize(network: Transformer, bits: Bits | int | None = None, reading: Reading | None = None) -> Transformer:
     """Pack the matrices of a network, in place, and return it; each is freed as it is packed.
 
-    bits: 8 or 4, or all of Bits. rows: ids (1, T) by which a decoder is calibrated, in 4 bits alone. Raises InputError
-    for a recurrent network, one on another device, one with adapters, or one packed before.
+    bits: 8 or 4, or all of Bits. reading: a text by which a decoder is calibrated, in 4 bits alone (calibrate.py).
+    Raises InputError for a recurrent network, one on another device, one with adapters, or one packed before.
     """
+    pack_by(network, bits, reading)
+    return network
+
+
+def pack_by(network: Transformer, bits: Bits | int | None = None, reading: Reading | None = None) -> Outcome | None:
+    """Pack as `quantize` does, and return what calibrating gave, where there was a text for it."""
     bits = Bits() if bits is None else Bits(weights=bits) if isinstance(bits, int) else bits
+    _check(network, bits, reading)
+    names = [name for name, m in network.named_modules() if type(m) is nn.Linear]
+    arena = _arena([*(network.get_submodule(name) for name in names), *_tables(network)])
+    network.eval()
+    outcome = None
+    if reading is None:
+        _pack_layers(network, names, bits, arena)
+        _pack_words(network, bits, arena, network.dtype)
+    else:
+        seen = seen_in_floats(network, reading)
+        _pack_words(network, bits, arena, network.dtype)
+        outcome = calibrate(network, reading, seen, bits)
+        _pack_layers(network, names, bits, arena)
+    network.requires_grad_(False)
+    return outcome
+
+
+def pack_model(model: Model, bits: Bits | int, text: str = "", most_loss: float = MOST_LOSS) -> None:
+    """Pack the network of a model, in place.
+
+    text: by its first 32,768 tokens a decoder in 4 bits is rounded, and matrices keep 8 bits until no more than the
+    share `most_loss` is lost of text of its kind; where that cannot be held, it is a warning.
+    """
+    room = getattr(model.config, "max_positions", 0) or 0
+    reading = reading_of(model.tokenizer.encode(text), room, most_loss) if text else None
+    outcome = pack_by(model.network, bits, reading)  # type: ignore[arg-type]
+    if outcome is not None and outcome.at_most > outcome.limit:
+        warnings.warn(
+            f"all layers have 8 bits, and up to {outcome.at_most:.2%} is lost, above the limit of {outcome.limit:.2%}; "
+            "give more text, by which that is told more closely",
+            stacklevel=3,
+        )
+
+
+def _check(network: Transformer, bits: Bits, reading: Reading | None) -> None:
     if not isinstance(network, Transformer):
         raise InputError(f"a {type(network).__name__.lower()} network cannot be packed; only Transformers can")
     if packed_matrices(network):
@@ -94,39 +140,20 @@ def quantize(network: Transformer, bits: Bits | int | None = None, rows: Sequenc
         raise InputError(f"the network is on {network.device}, and is packed for the CPU; load it with device='cpu'")
     if board_of(network) is not None:
         raise InputError("the network has adapters; merge them before it is packed")
-    if rows and (bits.weights != 4 or network.config.kind != "decoder"):
+    if reading is not None and (bits.weights != 4 or network.config.kind != "decoder"):
         raise InputError(
             f"a text calibrates decoders in 4 bits, not a {network.config.kind} in {bits.weights}; leave the text out"
         )
-    linears = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
-    arena = _arena([*linears.values(), *_tables(network)])
-    sums: dict[str, Tensor] = {}
-    groups = siblings(list(linears))
-    for names in groups:
-        if rows and names[0] not in sums:
-            near = [g[0] for g in groups if _block(g[0]) == _block(names[0])]
-            sums = dict(zip(near, sums_of(network, [linears[name] for name in near], rows), strict=True))
-        layers = [linears.pop(name) for name in names]
-        held = hold_together([calibrated(bits, layer.weight, sums.get(names[0])) for layer in layers], arena)
-        for name, layer, matrix in zip(names, layers, held, strict=True):
+
+
+def _pack_layers(network: Transformer, names: Sequence[str], bits: Bits, arena: Arena) -> None:
+    """Pack all matrices of layers that are not packed yet, and let all lie in the arena."""
+    for group in siblings(names):
+        layers: list[Any] = [network.get_submodule(name) for name in group]
+        matrices = [m.matrix if isinstance(m, PackedLinear) else bits.pack(m.weight, bits.weights) for m in layers]
+        for name, layer, matrix in zip(group, layers, hold_together(matrices, arena), strict=True):
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, PackedLinear(matrix, layer.bias, wide=bits.wide))
-    _pack_words(network, bits, arena, network.dtype)
-    return network.eval().requires_grad_(False)
-
-
-def calibrated(bits: Bits, weight: Tensor, sums: Tensor | None) -> Matrix:
-    """Pack one matrix; where plain rounding gives it 4 bits, as GPTQ rounds it, if that loses less on the text."""
-    plain = bits.pack(weight, bits.weights)
-    if sums is None or plain.format != "groups4":
-        return plain
-    other = round_to(weight, sums)
-    return other if lost(other, weight, sums) < lost(plain, weight, sums) else plain
-
-
-def _block(name: str) -> str:
-    """The layer of the stack that a matrix belongs to: decoder.layers.3."""
-    return ".".join(name.split(".")[:3])
 
 
 def _arena(layers: Sequence[Any]) -> Arena:
