@@ -120,7 +120,7 @@ JOBS = {
             "resume",
             "entities, Chinese: Resume, from nothing",
             "extract",
-            "new",
+            "recipes/lstm-tags.toml",
             ("ner/resume-train.char.bmes",),
             ("ner/resume-dev.char.bmes",),
             options=("objective.crf=true",),

@@ -105,6 +105,27 @@ def test_a_run_learns_entities_and_gives_their_characters(tmp_path: Path, way: s
         assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
+def test_the_recipe_of_an_lstm_learns_entities(tmp_path: Path) -> None:
+    """recipes/lstm-tags.toml as it is, but for its length and width."""
+    write_examples(tmp_path / "train.jsonl", examples(160))
+    write_examples(tmp_path / "valid.jsonl", examples(40, 1))
+    said = ["objective.crf=true", "model.width=32", "model.ffn_width=32", "train.learning_rate=2e-2", "train.ema=0.9"]
+    predictor = yanmo.finetune(
+        "extract",
+        Path(__file__).resolve().parents[2] / "recipes" / "lstm-tags.toml",
+        tmp_path / "train.jsonl",
+        out=tmp_path / "run",
+        valid=[tmp_path / "valid.jsonl"],
+        epochs=12,
+        overrides=[*said, "train.precision=float32"],
+    )
+    made = yanmo.recipe.read_recipe((tmp_path / "run" / "recipe.toml").read_text())
+    assert (made.model.kind, made.model.layers, made.model.dropout, made.train.rows) == ("lstm", 1, 0.5, 16)
+    asked = examples(40, 2)
+    found = predictor.predict([one.text for one in asked])
+    assert sum(gold(one) == told(row) for one, row in zip(asked, found)) > 30
+
+
 def test_a_run_learns_entities_and_relations_together_as_a_graph(tmp_path: Path) -> None:
     made = recipe(
         tmp_path, examples(240, related=True), examples(40, 1, True), "train.steps=180", "train.eval_every=180"
