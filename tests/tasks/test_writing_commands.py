@@ -81,3 +81,21 @@ def test_a_prompt_is_answered_as_a_message(tmp_path: Path, capsys: pytest.Captur
         cli.main(["generate", str(tmp_path / "m"), "The cat?", "--chat"])
     assert capsys.readouterr().out.strip("\n") == row["text"].strip("\n")
     assert "--chat and --suffix" in refused(capsys, "generate", tmp_path / "m", "a", "--chat", "--suffix", "b")
+
+
+def test_rows_and_gaps_obey_every_option_or_refuse_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, rows = tmp_path / "m", tmp_path / "in.jsonl"
+    model_of(model, special=FIM)
+    rows.write_text('{"text": "The cat"}\n')
+    for given in (("--in", rows), ("a", "--suffix", "b")):
+        command = ("generate", model, *given, "--max-new-tokens", 2)
+        assert "dtype is 'float8'" in refused(capsys, *command, "--dtype", "float8")
+        assert "device is 'nowhere', which cannot be used" in refused(capsys, *command, "--device", "nowhere")
+        assert "cache is 'int4'" in refused(capsys, *command, "--cache", "int4")
+        assert "--logprobs is about one prompt" in refused(capsys, *command, "--logprobs", 1)
+        assert len(said(capsys, *command, "--json", "--n", 2)[0]["texts"]) == 2
+    assert "no chat template" in refused(capsys, "generate", model, "--in", rows, "--chat")
+    assert "--out needs --in" in refused(capsys, "generate", model, "a", "--out", tmp_path / "out.jsonl")
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(model), "a", "--suffix", "b", "--n", "2", "--max-new-tokens", "2", "--cache", "int8"])
+    assert capsys.readouterr().out.count("----") == 1

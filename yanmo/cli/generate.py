@@ -160,17 +160,22 @@ def generate(
     import yanmo
     from yanmo.inference.grammar import from_files
 
+    opened: dict[str, Any] = {"dtype": dtype, "device": device, "cache": cache}
+    if chat and suffix is not None:
+        raise InputError("--chat and --suffix are given; a message is answered, or a gap is filled")
+    if target is not None and source is None:
+        raise InputError("--out needs --in, a file of prompts; of one prompt, send standard output to a file")
+    if logprobs is not None and (source is not None or suffix is not None):
+        raise InputError("--logprobs is about one prompt; leave it out, or --in and --suffix")
     options |= from_files(json_schema, grammar)
     if draft:
         options["draft"] = yanmo.load(draft, dtype=dtype, device=device)
-    if chat and suffix is not None:
-        raise InputError("--chat and --suffix are given; a message is answered, or a gap is filled")
     if source is not None or suffix is not None:
-        options |= {"cache": cache} | ({} if n == 1 else {"n": n})
-        _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options)
+        options |= ({"mode": "chat"} if chat else {}) | ({} if n == 1 else {"n": n})
+        _rows(model, {"prefix": prompt or "", "suffix": suffix}, source, target, options, opened, as_json)
         return
     text = read_prompt(prompt)
-    writer = yanmo.load(model, dtype=dtype, device=device, cache=cache)
+    writer = yanmo.load(model, **opened)
     asked: Any = text  # or the ids of a conversation, which prompts may be as well
     if chat:
         from yanmo.tokens.chat import chat_ids
@@ -187,24 +192,31 @@ def generate(
         _print_stream(writer, asked, options)
 
 
-def _rows(model: str, row: dict[str, Any], source: Path | None, target: Path | None, options: dict[str, Any]) -> None:
-    """Texts for the rows of a file, or for one place between two texts, as JSON lines."""
+def _rows(
+    model: str,
+    row: dict[str, Any],
+    source: Path | None,
+    target: Path | None,
+    options: dict[str, Any],
+    opened: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Texts for the rows of a file, as JSON lines, or for one place between two texts; opened: see `load_predictor`."""
     from yanmo.cli.predict import predicted
 
-    cache = options.pop("cache")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    if source is not None and (row["suffix"] is not None or row["prefix"]):
-        raise InputError("--in and a prompt are given; put the prompt into the file, or leave --in out")
-    if source is None:
-        from yanmo.models.held import hold
-        from yanmo.tasks.predictor import load_predictor
-
-        predictor = load_predictor(model, task="generate")
-        hold(predictor.model.network, cache)
-        predictor.options |= given
-        print(visible(predictor.predict(row)["text"]))
+    if source is not None:
+        if row["suffix"] is not None or row["prefix"]:
+            raise InputError("--in and a prompt are given; put the prompt into the file, or leave --in out")
+        predicted("generate", model, None, source, target, given, **opened)
         return
-    predicted("generate", model, None, source, target, given, cache)
+    from yanmo.tasks.predictor import load_predictor
+
+    predictor = load_predictor(model, task="generate", **opened)
+    predictor.options |= given
+    found = predictor.predict(row)
+    texts = found.get("texts", [found["text"]])
+    print(json.dumps(found, ensure_ascii=False) if as_json else visible("\n----\n".join(texts)))
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -159,15 +159,13 @@ def predicted(
     source: Path | None,
     target: Path | None,
     options: dict[str, Any] | None = None,
-    cache: str | None = None,
+    **opened: Any,
 ) -> None:
-    """Predict one row, a file, or standard input, with `options` of this use; cache: see models/held.py."""
+    """Predict one row, a file, or standard input, with `options` of this use; opened: see `load_predictor`."""
     _check(row, source, target)
-    from yanmo.models.held import hold
     from yanmo.tasks.predictor import load_predictor
 
-    predictor = load_predictor(run, task=task)
-    hold(predictor.model.network, cache)
+    predictor = load_predictor(run, task=task, **opened)
     predictor.options |= options or {}
     _put(predictor, row, source, target)
 

@@ -100,6 +100,7 @@ def load_network(
     training, in place of the stored rates; those that are 0 stay so, but the residual stream's. Raises FileError and
     ConfigError, with every disagreement in one sentence.
     """
+    _check_device(device)
     entry = packed_entry(folder)
     if entry is not None:
         if head is not None or dropout is not None or dtype is not None or torch.device(device).type != "cpu":
@@ -138,6 +139,16 @@ def load_network(
         with_memory(network, device)
         _fill(network, plan, weights, extra)
     return network.eval()
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(
+            f"device is {str(device)!r}, which cannot be used ({said}); take cpu, or leave it out"
+        ) from None
 
 
 def packed_entry(folder: str | Path) -> dict[str, Any] | None:

@@ -52,11 +52,19 @@ HEADS = {"sequence": "classify", "token": "extract", "span": "answer"}
 
 
 def load_predictor(
-    path_or_id: str | Path, *, task: str | None = None, device: torch.device | str | None = None
+    path_or_id: str | Path,
+    *,
+    task: str | None = None,
+    dtype: str | None = None,
+    device: torch.device | str | None = None,
+    cache: str | None = None,
 ) -> Predictor:
-    """Open what was trained for a task; a FileError says that there is no such thing, or one for another task."""
+    """Open what was trained for a task; a FileError says that there is no such thing, or one for another task.
+
+    dtype, device, cache: see `yanmo.load`.
+    """
     folder = resolve(str(path_or_id))
-    model = load(path_or_id, device=device)
+    model = load(path_or_id, dtype=dtype, device=device, cache=cache)
     if task == "zeroshot":
         return Predictor(task, model, {})
     if (folder / SETTINGS).is_file():
