@@ -34,7 +34,7 @@ from yanmo.models.transformer import Transformer
 if TYPE_CHECKING:
     from yanmo.inference.quantize import Bits
 
-ROW, ROWS = 256, 16  # tokens of a row, rows that are read together
+ROW, ROWS, FEWEST = 256, 16, 4  # tokens of a row, rows that are read together, rows that are kept
 MOST_READ = 32_768  # tokens of a text
 MOST_KEPT, SHARE_KEPT = 4_096, 4  # of them at most so many, and one in so many, are kept for measuring
 MOST_LOSS = 0.02
@@ -90,7 +90,8 @@ def reading_of(ids: Sequence[int], max_positions: int = 0, most: float = MOST_LO
     ids = ids[:MOST_READ]
     kept = max(min(len(ids) // SHARE_KEPT, MOST_KEPT), min(ROW, len(ids) // 2))
     room = min(ROW, max_positions or ROW)
-    return Reading(rows_of(ids[:-kept], room), rows_of(ids[-kept:], room), most)
+    short = min(room, kept // FEWEST)  # one row says nothing of how rows differ
+    return Reading(rows_of(ids[:-kept], room), rows_of(ids[-kept:], short), most)
 
 
 def rows_of(ids: Sequence[int], room: int) -> list[Tensor]:

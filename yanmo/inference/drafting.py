@@ -117,11 +117,11 @@ class Drafter:
 
         Returns the logits (B, V) of what follows, in the order of the slots.
         """
-        start = time.perf_counter()
         self.forget([row for row in self._rows if not self._goes_on(row, most)])
         for row in wanted:
             if row.behind is None:
                 self._join(row, most, len(wanted))
+        start = time.perf_counter()  # what joining took is counted there
         new = [self._text(row)[row.behind.first + row.behind.count :] for row in self._rows]
         self._slots.ready([len(ids) + most for ids in new], self._room)
         ids, mask = pad(new, self._device)
