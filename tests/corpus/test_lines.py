@@ -17,7 +17,7 @@ from yanmo.corpus import documents, engine, lines
 from yanmo.corpus.documents import TEXT_COLUMNS, Document
 from yanmo.corpus.ledger import ReadReport
 from yanmo.corpus.settings import load_settings
-from yanmo.corpus.sources import find_sources
+from yanmo.corpus.sources import HEAD, find_sources
 from yanmo.corpus.text import READERS, read_documents
 from yanmo.corpus.units import Unit
 from yanmo.errors import FileError
@@ -167,6 +167,15 @@ def test_the_column_that_is_named_is_read(tmp_path, name, asked):
         return
     with pytest.raises(FileError, match="'text' or 'nothing'"):
         list(read_documents([path], text_column=["text", "nothing"]))
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_long_first_line_shows_its_column_in_any_letters(tmp_path, escaped):
+    row = {"正文": prose(1, 4000)}
+    (tmp_path / "a.json").write_text(json.dumps(row, ensure_ascii=escaped) + "\n", "utf-8")
+    assert len(row["正文"]) > 4 * HEAD, "more than is looked at"
+    (found,) = read_documents([tmp_path], text_column=["正文"])
+    assert found.text == row["正文"]
 
 
 def test_the_column_of_texts_is_an_option_and_a_key_of_the_recipe(tmp_path, capsys):

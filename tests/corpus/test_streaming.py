@@ -18,6 +18,12 @@ import pytest
 from tests.corpus.made_sources import fingerprints, prose
 from tests.corpus.test_remote import CRAWL, ROOT, crawl
 from yanmo.corpus import engine, remote
+from yanmo.corpus.download import Published, Remote
+from yanmo.corpus.engine_files import Plan, load_plan, stage_path, write_stage
+from yanmo.corpus.engine_stages import Stages
+from yanmo.corpus.ledger import ReadReport
+from yanmo.corpus.settings import CorpusRecipe
+from yanmo.corpus.sources import Source, find_sources
 from yanmo.corpus.text import read_documents
 from yanmo.errors import FileError, InputError, NetworkError
 
@@ -108,6 +114,52 @@ def test_where_files_are_removed_only_two_lie_on_the_disk(server, tmp_path, monk
     monkeypatch.setenv("YANMO_DOWNLOAD_KEEP", "never")
     with pytest.raises(InputError, match="YANMO_DOWNLOAD_KEEP is 'never'; give 1, or 0"):
         make([NAME], tmp_path / "out")
+
+
+def test_no_third_file_is_fetched_before_one_is_read_and_removed(server, tmp_path, monkeypatch) -> None:
+    paths = of(crawl(server))
+    monkeypatch.setenv("YANMO_DOWNLOAD_KEEP", "0")
+    engine.prepare_folders(tmp_path / "work")
+    sources = find_sources([f"cc:{CRAWL}:4"], ReadReport())
+    stages = Stages(tmp_path / "work", sources, CorpusRecipe(), "read", 100)
+
+    def take(most: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(stages.plan.tasks) < most and time.monotonic() < deadline:
+            stages.take(0.1)
+
+    try:
+        take(2, 60)
+        take(3, 1)
+        assert len(stages.plan.tasks) == 2 and cached() == set(paths[:2])
+        stages.done(0)
+        take(3, 60)
+        assert len(stages.plan.tasks) == 3 and cached() == set(paths[1:3]) and not stages.ended
+    finally:
+        stages.close()
+
+
+def test_a_file_that_two_names_share_is_read_once_and_not_removed_before(server, tmp_path, monkeypatch) -> None:
+    paths = of(crawl(server))
+    monkeypatch.setenv("YANMO_DOWNLOAD_KEEP", "0")
+    names = [f"cc:{CRAWL}:2", f"cc:{CRAWL}:1-2"]
+    card = make(names, tmp_path / "out").card
+    assert (card["in"], card["kept"], asked(server)) == (3, 3, paths[:3])
+    assert [document.url[-1] for document in read_documents(names)] == ["0", "1", "2"]
+
+
+def test_a_stage_that_is_another_now_is_read_anew_by_whoever_knew_the_first(tmp_path) -> None:
+    def stage(name: str) -> Plan:
+        return Plan(CorpusRecipe(), (Source(tmp_path / name, name, "text", False, 1),), ((0, 0, None),), ((0, 1),))
+
+    for number, name in enumerate("abc"):
+        write_stage(tmp_path, number, stage(name))
+    assert [source.name for source in load_plan(str(tmp_path)).sources] == ["a", "b", "c"]
+    stage_path(tmp_path, 2).unlink()  # by another process
+    assert not write_stage(tmp_path, 1, stage("new"))
+    assert [source.name for source in load_plan(str(tmp_path)).sources] == ["a", "new"]
+    write_stage(tmp_path, 2, stage("c"))
+    assert [source.name for source in load_plan(str(tmp_path)).sources] == ["a", "new", "c"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
@@ -208,6 +260,24 @@ def test_the_first_file_of_a_data_set_must_have_texts_and_another_is_a_loss(tmp_
     with hub_server.serve(hub_server.Hub("owner/new", {"a.parquet": none, "b.jsonl": good})) as hub:
         said = ask("hf:owner/new", 9, tmp_path, hub.url)["error"]
     assert "no column 'text' or 'content' that holds text, its columns are n" in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the cache has links there")
+def test_bytes_that_two_names_of_the_hub_have_go_with_the_last(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    blob = tmp_path / "datasets--owner--set" / "blobs" / "same"
+    files = []
+    for commit, name in (("1" * 40, "a.txt"), ("1" * 40, "b/c.txt"), ("2" * 40, "a.txt")):
+        link = blob.parents[1] / "snapshots" / commit / name
+        for path in (link, blob):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_text("text")
+        link.symlink_to(blob)
+        files.append(Published(Remote(f"hf:owner/set@{commit}", name, 4), f"set/{name}"))
+    for number, file in enumerate(files):
+        remote.discard(file)
+        assert [remote.here(each) is not None for each in files] == [k > number for k in range(3)]
+    assert not blob.exists()
 
 
 def test_a_corpus_is_made_of_a_data_set_and_files_here(tmp_path, local) -> None:

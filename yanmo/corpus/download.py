@@ -59,6 +59,11 @@ class Published:
     folder: str = ""
     revision: str = ""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from others, by whatever names it was asked for."""
+        return self.remote.url, self.remote.name
+
 
 @dataclass(frozen=True)
 class Manners:

@@ -90,10 +90,12 @@ def write_stage(work: Path, number: int, stage: Plan) -> bool:
 def load_plan(work: str) -> Plan:
     """The plan of a work folder, as far as its sources have come."""
     known = _known(work)
-    while (path := stage_path(work, known.stages)).exists():
+    if known.stages and _written(stage_path(work, known.stages - 1)) != known.last:  # `forget` takes all behind one
+        known.plan, known.stages = None, 0
+    while (last := _written(path := stage_path(work, known.stages))) is not None:
         stage = _read_stage(path)
         known.plan = stage if known.plan is None else known.plan.with_stage(stage)
-        known.stages += 1
+        known.last, known.stages = last, known.stages + 1
     assert known.plan is not None, f"{work} has no plan"
     return known.plan
 
@@ -104,6 +106,16 @@ class _Known:
 
     plan: Plan | None = None
     stages: int = 0
+    last: tuple[int, int] | None = None  # when its last stage was written
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """What another file of this name would have otherwise; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=2)

@@ -143,10 +143,13 @@ def here(file: Published) -> Path | None:
 
 
 def remove(file: Published) -> None:
-    """Take a file out of the cache."""
+    """Take a file out of the cache; its bytes stay where another name or commit has the same."""
     if path := here(file):
-        for each in {path.resolve(), path}:
-            each.unlink(missing_ok=True)
+        bytes_at = path.resolve()
+        path.unlink(missing_ok=True)
+        snapshots = _list_path(*_place(file)).parents[1] / "snapshots"
+        if not any(link.resolve() == bytes_at for link in snapshots.rglob("*")):
+            bytes_at.unlink(missing_ok=True)
 
 
 def get(file: Published) -> Path:

@@ -79,6 +79,7 @@ _LINES = re.compile(r"\.json(\.gz|\.bz2|\.xz|\.zst)?$")  # lines, or one value: 
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
+Key = tuple[Any, Any]  # what tells a file from others, however it is named
 Tell = Callable[[bytes], str | None]  # the first bytes of a file, packed or not → a kind of UNITS
 
 
@@ -171,7 +172,8 @@ def _has_lines(head: bytes, columns: Sequence[str]) -> bool:
     """Whether the first line is a JSON object with a text, as far as the line is there."""
     line, end, _ = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
     if not end and len(head) >= HEAD:
-        return line.startswith(b"{") and any(json.dumps(name).encode() in line for name in columns)
+        keys = [json.dumps(name, ensure_ascii=escaped).encode() for name in columns for escaped in (True, False)]
+        return line.startswith(b"{") and any(key in line for key in keys)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -221,13 +223,13 @@ def find_sources(
         raise InputError(f"{paths}: a list of paths is needed, not one path")
     if not paths:
         raise InputError(f"no path is given; name {SUPPORTED}")
-    met: set[tuple[int, int]] = set()
+    met: set[Key] = set()
     asked = _Asked(tell, columns)
     found: list[Source] = []
     for path in paths:
         others = [path] if isinstance(path, Source) else _published(path)
         if others or isinstance(path, Source):
-            found += others
+            found += [each for each in others if each.published is None or _new(each.published.key, met, report)]
             continue
         path = Path(path)
         passed_over, again = report.skipped.total(), report.skipped["met before"]
@@ -258,7 +260,7 @@ def arrived(source: Source, path: Path, tell: Tell, columns: Sequence[str], stri
     return Source(path, source.name, *(kind or ("text", False)), path.stat().st_size)
 
 
-def _behind(path: Path, met: set[tuple[int, int]], report: ReadReport, asked: _Asked) -> Iterator[Source]:
+def _behind(path: Path, met: set[Key], report: ReadReport, asked: _Asked) -> Iterator[Source]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -273,17 +275,18 @@ def _behind(path: Path, met: set[tuple[int, int]], report: ReadReport, asked: _A
         raise FileError(f"{path}: cannot be read as a text; name {SUPPORTED}")
     if kind[0] == "parquet":
         check_shard(path, asked.columns)
-    if _new(status, met, report):
+    if _new((status.st_dev, status.st_ino), met, report):
         yield Source(path, shown(path.name), *kind, status.st_size)
 
 
-def _walk(folder: Path, name: str, met: set[tuple[int, int]], report: ReadReport, asked: _Asked) -> Iterator[Source]:
+def _walk(folder: Path, name: str, met: set[Key], report: ReadReport, asked: _Asked) -> Iterator[Source]:
     """Depth first, names sorted, without recursion: a folder may be deeper than Python's stack."""
     waiting = [(folder, name)]
     while waiting:
         folder, name = waiting.pop()
         try:
-            if not _new(folder.stat(), met, report):
+            status = folder.stat()
+            if not _new((status.st_dev, status.st_ino), met, report):
                 continue
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
@@ -310,15 +313,14 @@ def _walk(folder: Path, name: str, met: set[tuple[int, int]], report: ReadReport
             kind = _kind(Path(entry.path), False, asked) if stat.S_ISREG(status.st_mode) else None
             if kind is None or (corpus and kind[0] != "parquet"):
                 report.skipped[_passed_over(Path(entry.path), corpus)] += 1
-            elif _new(status, met, report):
+            elif _new((status.st_dev, status.st_ino), met, report):
                 yield Source(Path(entry.path), inner, *kind, status.st_size)
         waiting += reversed(folders)
 
 
-def _new(status: os.stat_result, met: set[tuple[int, int]], report: ReadReport) -> bool:
+def _new(key: Key, met: set[Key], report: ReadReport) -> bool:
     """Whether this file or folder has not been met; systems without inode numbers (0) cannot tell."""
-    key = (status.st_dev, status.st_ino)
-    if status.st_ino and key in met:
+    if key[1] and key in met:
         report.skipped["met before"] += 1
         return False
     met.add(key)
