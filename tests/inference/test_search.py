@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from tests.inference.engines import writer
 from tests.models.tiny import VARIANTS, make, random_ids
 from yanmo.errors import InputError
+from yanmo.inference import search
 from yanmo.inference.defaults import read_ends
 from yanmo.inference.generate import Ends, Options
 from yanmo.inference.model import Model
 from yanmo.inference.search import Beams, largest, search_ids
+from yanmo.kernels import native
 from yanmo.models.checkpoint import load_network
 
 PATIENCE = {"first": True, "likely": False, "never": "never"}
@@ -73,6 +76,25 @@ def test_the_texts_are_those_of_transformers(pair: Any, patience: str, penalty: 
         wanted = expected(name, theirs, prompt, beams, new)
         assert [t.ids for t in texts] == [ids for ids, _ in wanted]
         assert all(abs(t.score - score) < 1e-3 * max(1, abs(score)) for t, (_, score) in zip(texts, wanted))
+
+
+@pytest.mark.skipif(native.library() is None, reason="columns are found by index in native code")
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3-windows", "marian"])
+@pytest.mark.parametrize("bits", [0, 8])
+def test_beams_that_are_found_by_index_are_those_that_are_copied(
+    name: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = writer(name) if not bits else copy.deepcopy(writer(name)).quantize(bits)
+    prompts = [numbers(n, n) for n in (5, 2, 9, 6)]
+    options, ends = Options(max_new_tokens=12), Ends(eos_ids=frozenset((3, 9)), start_id=model.ends.start_id)
+    beams = Beams(beams=4, n=4, length_penalty=0.5)
+    found = search_ids(model.network, prompts, beams, options, ends)
+    monkeypatch.setattr(search, "by_index", lambda network: False)
+    for texts, copied in zip(found, search_ids(model.network, prompts, beams, options, ends), strict=True):
+        assert [t.ids for t in texts] == [t.ids for t in copied]
+        if bits and name != "marian":  # a recorded step: the same numbers, bit for bit
+            assert [t.score for t in texts] == [t.score for t in copied]
+        assert all(abs(a.score - b.score) < 1e-3 for a, b in zip(texts, copied))
 
 
 def test_texts_end_at_different_steps_and_prompts_leave_the_batch(pair: Any) -> None:

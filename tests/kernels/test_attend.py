@@ -104,6 +104,47 @@ def test_a_part_of_a_longer_cache_is_read_where_it_lies(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.integers(0, 4),
+    groups=st.integers(1, 6),
+    kv_heads=st.integers(1, 3),
+    columns=st.integers(1, 70),
+    width=st.sampled_from([1, 8, 20, 64, 130]),
+    window=st.sampled_from([0, 1, 5, 40]),
+)
+def test_columns_that_rows_share_are_read_as_copies_are(level, dtype, rows, groups, kv_heads, columns, width, window):
+    query, key, value, _, scales = made(1, groups * kv_heads, kv_heads, 1, 90, width, dtype)
+    generator = torch.Generator().manual_seed(columns)
+    places = torch.randint(0, 90, (rows, columns), generator=generator, dtype=torch.int32)
+    last = torch.randint(-1, columns, (rows, 1), generator=generator)
+    queries = torch.randn(rows, groups * kv_heads, 1, width, generator=generator)
+    both = [scales[name][0] for name in ("key_scale", "value_scale")] if scales else []
+    at = places.long()
+    copies = [x[0][:, at].transpose(0, 1).contiguous() for x in (key, value)]
+    more = {name: x[0][:, at].transpose(0, 1) for name, x in scales.items()}
+    with native.using(level):
+        found = ops.attend_at(queries, key[0], value[0], places, last, 0.2, window=window, scales=both)
+        expected = ops.attend(queries, *copies, last, 0.2, window=window, **more)
+    assert torch.equal(found, expected)
+
+
+def test_places_that_are_not_there_are_one_sentence():
+    query, key, value, _, _ = made(1, 4, 2, 1, 30, 64)
+    places, last = torch.arange(10, dtype=torch.int32)[None], torch.tensor([[9]])
+    for wrong, named in [
+        ((query, key[0], value[0], places + 21, last), "places are from 21 to 30, and there are 30"),
+        ((query, key[0], value[0], places - 1, last), "places are from -1"),
+        ((query, key[0], value[0], places.long(), last), "torch.int64"),
+        ((query, key[0], value[0], places, last + 1), "sees column 10, and there are places of 10"),
+        ((query.expand(-1, -1, 2, -1), key[0], value[0], places, last), "one token of each row"),
+    ]:
+        with pytest.raises(InputError, match=named):
+            ops.attend_at(*wrong, 0.1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_large_scores_stay_finite_and_nan_stays_nan(level):
     query, key, value, _, _ = made(1, 2, 2, 1, 20, 64)
     last = torch.tensor([[19]])

@@ -139,11 +139,18 @@ class Start:
     """The memory and cache after the prompts; `step` feeds one token per row, and returns the next logits (B, V).
 
     watch: of an encoder-decoder, keep what the last token of each row attends to its source: `attended` (B, S), the
-    mean of heads and layers, by the reference formula.
+    mean of heads and layers, by the reference formula. room: columns beside the prompts' (None: all that may follow).
     """
 
     def __init__(
-        self, network: LanguageModel, prompts: list[list[int]], options: Options, ends: Ends, *, watch: bool = False
+        self,
+        network: LanguageModel,
+        prompts: list[list[int]],
+        options: Options,
+        ends: Ends,
+        *,
+        watch: bool = False,
+        room: int | None = None,
     ) -> None:
         self.network = network
         self._recorded: Step | None = None
@@ -159,7 +166,8 @@ class Start:
             ids = torch.full((len(prompts), 1), ends.start_id, device=self.device)
             mask, lengths = None, [1] * len(prompts)
         self.limits = [limit_of(network, n, options) for n in lengths]
-        self.cache: Any = network.new_cache(len(prompts), max(lengths) + min(max(self.limits), 4096))
+        room = min(max(self.limits), 4096) if room is None else room
+        self.cache: Any = network.new_cache(len(prompts), max(lengths) + room)
         self.logits = self._decode(ids, mask)
 
     def _decode(self, ids: Tensor, mask: Tensor | None) -> Tensor:

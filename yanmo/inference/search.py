@@ -28,6 +28,7 @@ from yanmo.inference.generate import Ends, Options, Start, Token, scored
 from yanmo.inference.sampling import Sampling
 from yanmo.inference.terms import Standing, Terms, candidates, follow, forbid
 from yanmo.inference.text import TextRow
+from yanmo.models.beams import ROOM, BeamCache, by_index
 from yanmo.models.protocol import LanguageModel
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def search_ids(
         raise InputError("coverage_penalty is of a source, which this model has not (it is no encoder-decoder)")
     if not prompts:
         return []
-    state = Start(network, [list(p) for p in prompts], options, ends, watch=beams.coverage_penalty > 0)
+    state = _start(network, [list(p) for p in prompts], beams, options, ends)
     own = list(terms) or [Terms()] * len(prompts)
     _check_forced(own, ends)
     active = [[_Item(n, limit, own[n]) for _ in range(beams.groups)] for n, limit in enumerate(state.limits)]
@@ -168,6 +169,18 @@ def _check_forced(terms: Sequence[Terms], ends: Ends) -> None:
     for id, what in forced:
         if any((id,) in each.forbidden for each in terms):
             raise InputError(f"the token {id} is forbidden, and the model {what}; forbid something else")
+
+
+def _start(network: LanguageModel, prompts: list[list[int]], beams: Beams, options: Options, ends: Ends) -> Start:
+    """The prompts read; from here on beams share what they have in common, where that can be read (models/beams.py)."""
+    watch = beams.coverage_penalty > 0
+    if not by_index(network):
+        return Start(network, prompts, options, ends, watch=watch)
+    room = ROOM * beams.beams if len(prompts) == 1 else 0  # a single prompt stays where it was read
+    state = Start(network, prompts, options, ends, watch=watch, room=room)
+    windows, columns = network.config.windows, state.cache.longest + max(state.limits)  # type: ignore[union-attr]
+    state.cache = BeamCache(state.cache, windows, beams.beams, columns)
+    return state
 
 
 def _begin(active: list[list[_Item]], state: Start) -> None:
@@ -308,7 +321,7 @@ def _can_improve(item: _Item, length: int, beams: Beams) -> bool:
 
 
 def _reorder(state: Any, rows: list[int], kept: list[int], before: int) -> None:
-    """Give the beams their new places in the cache; memories move only where a prompt has left."""
+    """Give the beams their new order in the cache; memories move only where a prompt has left."""
     cache, device = state.cache, state.device
     memory = getattr(cache, "memory", None)
     if memory is not None:

@@ -27,6 +27,7 @@ from yanmo.kernels import native
 from yanmo.kernels.matrix import LANES, NUMBERS, Matrix
 from yanmo.kernels.ops import ACTIVATIONS, TYPES
 from yanmo.models import layers
+from yanmo.models.beams import BeamCache
 from yanmo.models.cache import Cache
 from yanmo.models.held import SCALE
 from yanmo.models.layers import Norm, rotation_at, sinusoids
@@ -93,7 +94,7 @@ class Step:
         self._turns = [step for step in self._list if step.kind == ROTATE]
 
     @torch.inference_mode()
-    def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
+    def __call__(self, ids: Tensor, cache: Cache | BeamCache) -> Tensor:
         """Feed one id per row; the cache grows by a column."""
         rows, config = len(ids), self.network.config
         if rows > self.most_rows or rows != cache.rows or ids.dtype != torch.long or not ids.is_contiguous():
@@ -246,18 +247,14 @@ class Step:
         self._jobs.append(job)
         self._record(ATTEND, self.query, self.mixed, what=ctypes.addressof(job))
 
-    def _follow(self, cache: Cache) -> None:
+    def _follow(self, cache: Cache | BeamCache) -> None:
         """Point the steps at the cache where it has moved, and at the angles of its columns."""
+        if isinstance(cache, BeamCache):
+            self._follow_beams(cache)
+            return
         if self._seen is not None and self._seen() is cache.keys[0]:
             return
-        columns = cache.keys[0].shape[2]
-        if self._turns and columns > self._turned:
-            self._turned = columns + columns // 2
-            positions = torch.arange(self._turned)[:, None]  # a row each, since some angles depend on a row's last one
-            cosine, sine = rotation_at(self.network.config, positions, torch.float32)
-            self._angles = cosine.contiguous(), sine.contiguous()
-            for turn in self._turns:
-                turn.what, turn.more = (table.data_ptr() for table in self._angles)
+        self._turn(cache.keys[0].shape[2])
         for keys, values, job, (append_key, append_value) in zip(cache.keys, cache.values, self._jobs, self._appends):
             for held, append in ((keys, append_key), (values, append_value)):
                 append.out, append.flag = held.data_ptr(), TYPES[held.dtype]
@@ -270,7 +267,32 @@ class Step:
                 scale = keys.shape[3] - SCALE
                 job.key_scale, job.value_scale = keys.data_ptr() + scale, values.data_ptr() + scale
                 job.scale_row, job.scale_head, job.scale_column = (n // SCALE for n in keys.stride()[:3])
+            job.places = None
         self._seen = weakref.ref(cache.keys[0])
+
+    def _follow_beams(self, cache: BeamCache) -> None:
+        """The same for rows that share columns, each of which has its place: the new tokens go to the next ones."""
+        self._turn(cache.places.shape[1])
+        self._seen = None
+        for keys, values, job, appends in zip(cache.keys, cache.values, self._jobs, self._appends):
+            _, head, column, _ = keys.stride()
+            for held, append in zip((keys, values), appends):
+                append.out = held.data_ptr() + cache.first * column * held.itemsize
+                append.row, append.part, append.out_stride, append.flag = column, head, 0, TYPES[held.dtype]
+            job.cached, job.key_scale, job.value_scale = TYPES[keys.dtype], None, None
+            job.key, job.value, job.key_row, job.value_row = keys.data_ptr(), values.data_ptr(), 0, 0
+            job.key_head, job.key_column, job.value_head, job.value_column = head, column, head, column
+            job.places, job.place_row = cache.places.data_ptr(), cache.places.stride(0)
+
+    def _turn(self, columns: int) -> None:
+        """Make the angles of so many columns."""
+        if self._turns and columns > self._turned:
+            self._turned = columns + columns // 2
+            positions = torch.arange(self._turned)[:, None]  # a row each, since some angles depend on a row's last one
+            cosine, sine = rotation_at(self.network.config, positions, torch.float32)
+            self._angles = cosine.contiguous(), sine.contiguous()
+            for turn in self._turns:
+                turn.what, turn.more = (table.data_ptr() for table in self._angles)
 
 
 def as_one(matrices: Sequence[Matrix]) -> Matrix | None:

@@ -4,6 +4,7 @@
 
     linear                   x → x Wᵀ + b with a packed matrix
     attend                   a few tokens over a cache whose column is a position
+    attend_at                one token of each row over columns that rows share, each of which it finds by its place
     activate                 an activation, gated or not, in one pass
 
 They compute in as many threads as torch does (torch.get_num_threads), on threads of their own, which spin for a tenth
@@ -14,6 +15,7 @@ They have no gradients.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +36,10 @@ _library.define(
 _library.define(
     "attend(Tensor query, Tensor key, Tensor value, Tensor last, float scale, int window, Tensor? key_scale,"
     " Tensor? value_scale) -> Tensor"
+)
+_library.define(
+    "attend_at(Tensor query, Tensor key, Tensor value, Tensor places, Tensor last, float scale, int window,"
+    " Tensor[] scales) -> Tensor"
 )
 _library.define("activate(Tensor x, int activation, Tensor? gated) -> Tensor")
 
@@ -173,22 +179,102 @@ def _attend(
     out = query.new_empty((rows, tokens, heads, width))
     if not out.numel():
         return out
-    job = native.AttendJob(
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), None, None, last.data_ptr(), out.data_ptr()
-    )
+    job = _job(query, key, value, last, out)
     if key_scale is not None and value_scale is not None:
         if key_scale.stride() != value_scale.stride():
             key_scale, value_scale = key_scale.contiguous(), value_scale.contiguous()
         job.key_scale, job.value_scale = key_scale.data_ptr(), value_scale.data_ptr()
         job.scale_row, job.scale_head, job.scale_column = key_scale.stride()
+    job.window, job.scale = window, scale
+    work = key.shape[2] * key.shape[1] * rows * tokens * width
+    _memory(loaded.yanmo_attend(ctypes.addressof(job), torch.get_num_threads() if work > 2**15 else 1))
+    return out
+
+
+def _job(query: Tensor, key: Tensor, value: Tensor, last: Tensor, out: Tensor) -> native.AttendJob:
+    """What is to be done, but for scales, places, window and scale."""
+    rows, heads, tokens, width = query.shape
+    job = native.AttendJob(
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), None, None, last.data_ptr(), out.data_ptr()
+    )
     job.query_row, job.query_head, job.query_token, _ = query.stride()
     job.key_row, job.key_head, job.key_column, _ = key.stride()
     job.value_row, job.value_head, job.value_column, _ = value.stride()
     job.out_row, job.out_token, job.out_head, _ = out.stride()
     job.rows, job.kv_heads, job.groups, job.tokens = rows, key.shape[1], heads // key.shape[1], tokens
-    job.head_width, job.window, job.scale = width, window, scale
-    job.type, job.cached = TYPES[query.dtype], TYPES[key.dtype]
-    work = key.shape[2] * key.shape[1] * rows * tokens * width
+    job.head_width, job.type, job.cached = width, TYPES[query.dtype], TYPES[key.dtype]
+    return job
+
+
+def attend_at(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    places: Tensor,
+    last: Tensor,
+    scale: float,
+    *,
+    window: int = 0,
+    scales: Sequence[Tensor] = (),
+) -> Tensor:
+    """`attend` of one token of each row, (B, H, 1, D) → (B, 1, H, D), over columns that rows may share.
+
+    key and value (K, N, D), of an int8 cache with the `scales` of both, (K, N); places int32 (B, S): at which of the N
+    each column of a row stands; last (B, 1) counts the columns of the row. Equal to `attend` after a copy, bit for bit.
+    """
+    _check(query, "query")
+    rows = query.shape[0]
+    of_rows = [part.expand(rows, *part.shape) for part in (key, value, *scales)]
+    _check_cache(query, *of_rows, *([None, None] if not scales else []))
+    if query.shape[2] != 1 or query.dtype == torch.float16:
+        raise InputError(f"query is {list(query.shape)} {query.dtype}; one token of each row in float32 or bfloat16")
+    _check_places(places, last, rows, key.shape[1])
+    return torch.ops.yanmo.attend_at(query, key, value, places, last, scale, window, list(scales))
+
+
+def _check_places(places: Tensor, last: Tensor, rows: int, columns: int) -> None:
+    if places.dtype != torch.int32 or places.ndim != 2 or len(places) != rows:
+        raise InputError(f"places is {list(places.shape)} {places.dtype}, and must be [{rows}, columns] torch.int32")
+    if last.dtype != torch.int64 or last.shape != (rows, 1):
+        raise InputError(f"last is {list(last.shape)} {last.dtype}, and must be {[rows, 1]} torch.int64")
+    if not rows:
+        return
+    high = int(last.max())
+    if high >= places.shape[1]:
+        raise InputError(f"a token sees column {high}, and there are places of {places.shape[1]}; make it longer")
+    low, high = (int(x) for x in places.aminmax()) if places.numel() else (0, 0)
+    if low < 0 or high >= columns:
+        raise InputError(f"places are from {low} to {high}, and there are {columns} columns")
+
+
+def _attend_at(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    places: Tensor,
+    last: Tensor,
+    scale: float,
+    window: int,
+    scales: list[Tensor],
+) -> Tensor:
+    loaded = native.library()
+    if loaded is None:
+        return twins.attend_at(query, key, value, places, last, scale, window, scales)
+    rows, heads, tokens, width = query.shape
+    out = query.new_empty((rows, tokens, heads, width))
+    if not out.numel():
+        return out
+    query, key, value, last = _lined(query), _lined(key), _lined(value), last.contiguous()
+    places = _lined(places)
+    job = _job(query, key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1), last, out)
+    job.places, job.place_row = places.data_ptr(), places.stride(0)
+    if scales:
+        if scales[0].stride() != scales[1].stride():
+            scales = [part.contiguous() for part in scales]
+        job.key_scale, job.value_scale = (part.data_ptr() for part in scales)
+        job.scale_head, job.scale_column = scales[0].stride()
+    job.window, job.scale = window, scale
+    work = places.numel() * key.shape[0] * width
     _memory(loaded.yanmo_attend(ctypes.addressof(job), torch.get_num_threads() if work > 2**15 else 1))
     return out
 
@@ -258,6 +344,7 @@ def _like(x: Tensor, *shape: int) -> Tensor:
 
 _library.impl("linear", _linear, "CPU")
 _library.impl("attend", _attend, "CPU")
+_library.impl("attend_at", _attend_at, "CPU")
 _library.impl("activate", _activate, "CPU")
 _library.impl(
     "linear", lambda x, panels, scales, sums, bias, outputs, format, wide: _like(x, x.shape[0], outputs), "Meta"
@@ -265,4 +352,5 @@ _library.impl(
 _library.impl(
     "attend", lambda q, *rest: _like(q, q.shape[0], q.shape[2], q.shape[1], q.shape[3]), "Meta"
 )  # (B, H, T, D) → (B, T, H, D)
+_library.impl("attend_at", lambda q, *rest: _like(q, q.shape[0], q.shape[2], q.shape[1], q.shape[3]), "Meta")
 _library.impl("activate", lambda x, activation, gated: torch.empty_like(x), "Meta")

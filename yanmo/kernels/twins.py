@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -144,6 +144,23 @@ def attend(
     weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
     weights = torch.where(seen.any(-1, keepdim=True), weights, 0.0)
     return (weights @ values).transpose(1, 2).to(query.dtype)
+
+
+def attend_at(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    places: Tensor,
+    last: Tensor,
+    scale: float,
+    window: int = 0,
+    scales: Sequence[Tensor] = (),
+) -> Tensor:
+    """`attend` over copies: key, value (K, N, D), scales of both (K, N); places (B, S) says where columns stand."""
+    keys, values = (held[:, places.long()].transpose(0, 1) for held in (key, value))  # (B, K, S, D)
+    both: list[Tensor | None] = [held[:, places.long()].transpose(0, 1) for held in scales]
+    key_scale, value_scale = both or (None, None)
+    return attend(query, keys, values, last, scale, window, key_scale, value_scale)
 
 
 def _cached(held: Tensor, scale: Tensor | None) -> Tensor:

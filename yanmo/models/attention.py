@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yanmo.kernels import native, ops
+from yanmo.models.beams import BeamCache
 from yanmo.models.cache import Cache
 from yanmo.models.config import TransformerConfig
 from yanmo.models.fast import attend, on_cpu, project
@@ -218,7 +219,7 @@ class Attention(nn.Module):
         *,
         memory: Tensor | None = None,
         rotation: Rotation | None = None,
-        cache: Cache | None = None,
+        cache: Cache | BeamCache | None = None,
         record: list[Tensor] | None = None,
     ) -> Tensor:
         """Mix `hidden` (B, T, W) with itself or with `memory` (B, S, W); `record` collects the weights (B, H, T, S)."""
@@ -229,9 +230,12 @@ class Attention(nn.Module):
             query = self.query_norm(query)
         if rotation is not None:
             query = rotate(query, rotation)
-        held = record is None and not self.cross and cache is not None and reads_held(query, cache, visible)
+        shared = cache if record is None and not self.cross and isinstance(cache, BeamCache) else None
+        held = record is None and not self.cross and isinstance(cache, Cache) and reads_held(query, cache, visible)
         key, value = self._keys(memory, given, rotation, cache, held)
-        if held:
+        if shared is not None:
+            mixed = shared.attend(self.layer, query, self.scale)
+        elif held:
             mixed = of_held(query, key, value, self.scale, visible)
         elif record is None:
             mix = of_beams if query.shape[0] > key.shape[0] else attention
@@ -247,7 +251,12 @@ class Attention(nn.Module):
         return project(mixed.transpose(1, 2).flatten(2), self.out)[0]  # (B, H, T, D) → (B, T, W)
 
     def _keys(
-        self, memory: Tensor | None, given: list[Tensor], rotation: Rotation | None, cache: Cache | None, held: bool
+        self,
+        memory: Tensor | None,
+        given: list[Tensor],
+        rotation: Rotation | None,
+        cache: Cache | BeamCache | None,
+        held: bool,
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of the memory, or those that are given, before the heads are parted; `held`: see of_held."""
         if self.cross and cache is not None and cache.memory[self.layer] is not None:
@@ -262,7 +271,11 @@ class Attention(nn.Module):
         if self.cross:
             cache.memory[self.layer] = key, value
             return key, value
-        return cache.write(self.layer, key, value) if held else cache.append(self.layer, key, value)
+        return (
+            cache.write(self.layer, key, value)
+            if held and isinstance(cache, Cache)
+            else cache.append(self.layer, key, value)
+        )
 
     def _heads(self, projected: Tensor) -> Tensor:
         rows, columns, _ = projected.shape
