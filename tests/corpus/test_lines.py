@@ -21,6 +21,8 @@ from yanmo.corpus.sources import HEAD, find_sources
 from yanmo.corpus.text import READERS, read_documents
 from yanmo.corpus.units import Unit
 from yanmo.errors import FileError
+from yanmo.recipe import DataSection
+from yanmo.tokens import making
 
 
 def whole_and_cut(path: Path, monkeypatch, size: int = 3000) -> tuple[list, list, int]:
@@ -194,4 +196,6 @@ def test_the_column_of_texts_is_an_option_and_a_key_of_the_recipe(tmp_path, caps
     recipe = load_settings(None, ["sources.text_column=[none,summary]"])
     card = engine.make_corpus([tmp_path / "a.jsonl"], tmp_path / "other", recipe, engine="here").card
     assert card["kept"] == 3 and TEXT_COLUMNS == ("text", "content")
+    data = DataSection(paths=[str(tmp_path / "a.jsonl")], text_column=["summary"])  # of a recipe of training
+    assert making.make_corpus(data, tmp_path / "trained", lambda *_: None).card["kept"] == 3
     capsys.readouterr()

@@ -19,6 +19,7 @@ from tests.corpus.made_sources import fingerprints, prose
 from tests.corpus.test_remote import CRAWL, ROOT, crawl
 from yanmo.corpus import engine, remote
 from yanmo.corpus.download import Published, Remote
+from yanmo.corpus.engine_fetch import DEATHS, Fetcher
 from yanmo.corpus.engine_files import Plan, load_plan, stage_path, write_stage
 from yanmo.corpus.engine_stages import Stages
 from yanmo.corpus.ledger import ReadReport
@@ -202,6 +203,27 @@ def test_a_file_that_does_not_arrive_ends_the_run_and_the_same_command_goes_on(s
     asked_before = len(asked(server))
     assert make([NAME], tmp_path / "out").card["kept"] == 3
     assert asked(server)[asked_before:] == of(paths)[2:3]
+
+
+def test_a_process_that_fetches_and_dies_is_begun_anew_but_not_for_ever(server) -> None:
+    crawl(server)
+    (file,) = remote.published(f"cc:{CRAWL}:1")
+    for deaths in (1, DEATHS):
+        fetcher = Fetcher()
+        try:
+            fetcher.begin(file)
+            for _ in range(min(deaths, DEATHS - 1)):
+                fetcher._child.kill()
+                assert fetcher.poll(60) is None and fetcher.busy
+            if deaths == DEATHS:
+                fetcher._child.kill()
+                with pytest.raises(NetworkError, match="died 3 times; run again"):
+                    fetcher.poll(60)
+            else:
+                assert fetcher.poll(120).is_file()
+            assert not fetcher.busy
+        finally:
+            fetcher.close()
 
 
 # --- the hub
