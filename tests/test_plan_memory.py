@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import b12
 from tests.plans import SHAPES, SIZES
-from yanmo.models import attention, fast
+from yanmo.models import attention, fast, recurrent
 from yanmo.models.adapters import AdapterConfig, add_adapter
 from yanmo.models.checkpoint import build
 from yanmo.models.config import RecurrentConfig, TransformerConfig
@@ -73,6 +73,16 @@ def test_activations_of_recurrent_networks_are_near_enough(cell, packed):
 def test_recomputed_activations_are_what_the_layers_read(name, packed):
     config = TransformerConfig(**SIZES, **SHAPES[name])
     assert _ratio(config, "float32", packed, recompute=True) == pytest.approx(1, abs=0.02)
+
+
+def test_an_lstm_that_reads_both_ways_is_planned_with_its_documents_filled_up() -> None:
+    assert planned.FILLED == recurrent.FILLED
+    sizes = {"cell": "lstm", "vocab_size": 97, "width": 64, "head": "token", "labels": ("a", "b")}
+    one = RecurrentConfig(**sizes, hidden_width=96, layers=1)
+    both = RecurrentConfig(**sizes, hidden_width=48, layers=1, bidirectional=True)
+    shape, packed = Shape(rows=3, context=40, source=40), Method(packed=True)
+    more = activations(both, shape, packed).kept - activations(one, shape, packed).kept
+    assert more == pytest.approx(3 * 40 * 96 * 4 * (6.5 * recurrent.FILLED - 7.1))
 
 
 def _ratio(config: Any, precision: str, packed: bool, rank: int = 0, recompute: bool = False) -> float:

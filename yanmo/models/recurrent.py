@@ -142,8 +142,12 @@ class Recurrent(nn.Module):
         return out
 
     def _fills(self, padded: Tensor, tokens: int) -> bool:
-        """Whether the library's kernel for whole rows is faster: of the packed ones oneDNN has none (docs/log.md)."""
-        return self.config.cell == "lstm" and padded.device.type == "cpu" and padded[..., 0].numel() <= FILLED * tokens
+        """Whether the library's kernel for whole rows is faster: of the packed ones oneDNN has none (docs/log.md).
+
+        A language model, which reads one way, keeps to packed documents: it is large, and this takes more memory.
+        """
+        both = self.config.cell == "lstm" and self.config.directions == 2
+        return both and padded.device.type == "cpu" and padded[..., 0].numel() <= FILLED * tokens
 
     def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         """An LSTM over documents (D, T, W) that are filled up; those read backwards begin at their own last token."""

@@ -27,6 +27,7 @@ from yanmo.plan.method import Adapter, Config, Method
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_KEPT = 512  # columns up to which a CPU keeps the weights of attention (models/attention.py)
 BLOCK = 128  # queries of causal attention that are computed at once there (models/fast.py)
+FILLED = 4  # cells for each token of an LSTM that reads both ways, at most (models/recurrent.py)
 CHUNK = 1 << 23  # logits that exist at once (training/objectives.py)
 INDEX = 8  # bytes of a token number
 TAUGHT = 24  # bytes of a logit more where a teacher has one too, as measured
@@ -292,6 +293,8 @@ def _recurrent(c: RecurrentConfig, s: Shape, packed: bool) -> tuple[float, float
     if c.cell == "lstm" and not packed:
         per_state = 6.5
         inputs = c.width + (c.layers - 1) * r * bool(c.dropout)  # else a layer reads what the one before has saved
+    elif c.cell == "lstm" and c.directions == 2:
+        per_state = 6.5 * FILLED  # documents are filled up to the longest, where that is not more
     kept = n * (inputs + c.layers * per_state * r) * e
     kept += n * c.width * e * bool(c.dropout) + n * r * e * bool(c.dropout) * c.layers
     if c.state_width != c.width:
