@@ -222,4 +222,4 @@ def test_the_columns_of_a_sentence_s_id_and_group_are_read(tmp_path):
 
 def test_columns_that_have_no_effect_are_said(tmp_path):
     data = read(tmp_path, "{{PER:Ada}} lived.\n{{PER:Eve}} too.\n", "a.txt", columns={"group": "doc"})
-    assert "a.txt: has no columns of that kind, so group=doc has no effect on it" in data.understood.notes
+    assert "1 files without named columns, on which group=doc has no effect (first a.txt)" in data.understood.notes

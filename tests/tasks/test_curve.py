@@ -50,6 +50,7 @@ def test_a_curve_stands_in_the_result_and_on_the_page(tmp_path: Path) -> None:
     assert "curve" not in first.result
     for again in (False, True):
         said.clear()
+        (tmp_path / "run" / "curve" / "2").mkdir(parents=True)  # killed before a model was removed
         found = yanmo.finetune("classify", "new", data, out=tmp_path / "run", curve=True, report=hear, **SAID)
         points = found.result["curve"]
         counts = [point["examples"] for point in points]
@@ -61,3 +62,22 @@ def test_a_curve_stands_in_the_result_and_on_the_page(tmp_path: Path) -> None:
     assert "With fewer examples" in page and all(f">{count}</th>" in page for count in counts)
     assert sorted(path.name for path in (tmp_path / "run" / "curve").iterdir()) == ["2.json", "4.json", "8.json"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["curve"] == points
+
+
+def test_a_part_that_is_too_small_is_told_and_the_run_is_judged(tmp_path: Path) -> None:
+    rows = [{"text": f"Say {n}.", "target": f"It is {n}."} for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes: list[str] = []
+    more: dict[str, Any] = SAID | {"rows": 4, "length": 64, "epochs": 1}
+    made = yanmo.finetune(
+        "generate",
+        "new",
+        tmp_path / "a.jsonl",
+        out=tmp_path / "run",
+        curve=True,
+        report=lambda _, values: notes.append(str(values.get("text"))),
+        **more,
+    )
+    assert len(made.result["curve"]) == 2 and (tmp_path / "run" / "report.html").is_file()
+    left_out = [note for note in notes if note.startswith("the curve is without")]
+    assert len(left_out) == 1 and "fewer than one batch of 4; set train.rows to " in left_out[0]

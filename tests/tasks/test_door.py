@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,13 +161,18 @@ def exit_code(args: list[str]) -> int:
         (["classify", "no-such/model-here", "{data}", "--text", "review", "--label", "kind"], "no-such/model-here"),
         (["recipe.toml", "--epochs", "3"], "--epochs belongs to a task"),
         (["clasify", "new", "{data}"], "no recipe and no task 'clasify' (nearest: 'classify')"),
-        (["translate", "new", "{data}"], "lower the rows"),
+        (["translate", "new", "{data}"], "set train.rows to "),
         (["classify", "new", "{data}", "--rows", "0"], "--rows is 0, and a number above 0 is needed"),
         (["classify", "new", "{data}", "--epochs", "nan"], "--epochs is nan"),
         (["classify", "new", "{data}", "--learning-rate", "inf"], "--learning-rate is inf"),
         (["classify", "new", "{data}", "--length", "2"], "windows of 2 tokens leave no room for a text"),
         (["classify", "new", "{data}", "--text", "kind", "--label", "kind"], "'kind' cannot be both text and label"),
         (["classify", "new", "{few}"], "no training example has its label"),
+        (["classify", "new", "{data}", "--valid", "{data}"], "train.tsv: is named as --valid, and learned from"),
+        (
+            ["classify", "new", "{data}", "--test", "{folder}"],
+            "is named as --test, and learned from too; leave --test out",
+        ),
         (["classify", "new", "{head}"], "no usable example (0 bad rows); name a file with some"),
         (["classify", "new", "{data}", "--test", "{odd}", "--skip-bad"], "no test example is left; leave the file out"),
     ],
@@ -177,7 +183,10 @@ def test_mistakes_are_told_before_any_training(
     made = {"few": "a\tx\nb\ty\n", "head": "", "odd": "day\todd\n"}
     for name, rows in made.items():
         (tmp_path / f"{name}.tsv").write_text(f"review\tkind\n{rows}")
-    places = {name: tmp_path / f"{name}.tsv" for name in made} | {"data": run.parent / "train.tsv"}
+    (tmp_path / "held").mkdir()
+    shutil.copyfile(run.parent / "train.tsv", tmp_path / "held" / "train.tsv")
+    places = {name: tmp_path / f"{name}.tsv" for name in made}
+    places |= {"data": tmp_path / "held" / "train.tsv", "folder": tmp_path / "held"}
     given = [word.format(**places) for word in words]
     assert exit_code(["finetune", *given, "-o", str(tmp_path / "new")]) == 2
     assert said in capsys.readouterr().err
@@ -188,6 +197,13 @@ def test_labels_only_in_validation_are_refused(run: Path, tmp_path: Path) -> Non
     (tmp_path / "dev.tsv").write_text("review\tkind\nfine\todd\n")
     with pytest.raises(InputError, match="odd"):
         yanmo.finetune("classify", "new", run.parent / "train.tsv", out=tmp_path / "x", valid=[tmp_path / "dev.tsv"])
+
+
+def test_files_to_choose_and_judge_by_may_be_one_path(run: Path, tmp_path: Path) -> None:
+    one = table(tmp_path / "one.tsv", 20, seed=3)
+    wishes = Wishes(columns={"text": "review", "label": "kind"}, valid=str(one), test=one)
+    prepared = prepare("classify", "new", run.parent / "train.tsv", tmp_path / "run", wishes)
+    assert len(prepared.valid) == len(prepared.test) == 20 and len(prepared.train) == 120
 
 
 def test_a_model_of_another_task_is_named(run: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from yanmo.errors import FileError
+from yanmo.errors import FileError, InputError
 from yanmo.tasks.predictor import Predictor
 from yanmo.tasks.streams import predict_file
 
@@ -82,3 +82,26 @@ def test_lines_without_ids_of_which_nothing_is_known_are_refused(tmp_path: Path)
     source.write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
     target.write_text('{"id": 1, "length": 3}\n')  # ids say it
     assert predict(source, target) == (1, 1)
+
+
+@pytest.mark.parametrize("bad", ['{"id": 3, "text": ', '{"id": 3}'])
+def test_a_row_that_an_error_named_is_mended_and_the_rest_is_kept(tmp_path: Path, bad: str) -> None:
+    class Strict(Lengths):
+        def stream(self, rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
+            for row in rows:
+                if "text" not in row:
+                    raise InputError("row 3 has no 'text'")
+                yield from super().stream([row])
+
+    source, target = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    lines = [json.dumps({"id": number, "text": "é" * number}, ensure_ascii=False) for number in range(5)]
+    source.write_text("\ufeff" + "\r\n\n".join([*lines[:3], bad, lines[4]]), "utf-8")
+    with pytest.raises(InputError, match="no JSON|has no 'text'"):
+        predict_file(cast(Predictor, Strict()), source, target)
+    assert len(target.read_bytes().splitlines()) == 3
+    source.write_text("\ufeff" + "\r\n\n".join(lines), "utf-8")
+    assert predict(source, target) == (3, 2)
+    assert [json.loads(line)["length"] for line in target.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    source.write_text("\n".join(['{"id": 0, "text": "other"}', *lines[1:]]), "utf-8")
+    with pytest.raises(FileError, match="was not made of"):
+        predict(source, target)

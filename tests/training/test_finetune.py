@@ -20,6 +20,7 @@ from yanmo.inference.model import load
 from yanmo.pretrain import pretrain
 from yanmo.recipe import Recipe, read_recipe
 from yanmo.tokens.chat import chat_ids
+from yanmo.training.check import check
 
 pytest.importorskip("pyarrow")
 SMALL = """
@@ -279,6 +280,26 @@ def test_the_two_doors_send_to_each_other(place: Path, tmp_path: Path) -> None:
 def test_a_setting_without_effect_warns(override: str, sentence: str, place: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=sentence):
         pretrain(small(place, "train.steps=1", override), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "sentence"),
+    [
+        (
+            "chat",
+            "text_column=['body']",
+            "data.text_column has no effect on the objective 'chat', which learns from rec",
+        ),
+        ("labels", "text_column=['body']", "data.text_column has no effect on the objective 'labels', which learns fr"),
+        ("labels", "valid_share=0.2", "data.valid_share has no effect on the objective 'labels'"),
+    ],
+)
+def test_columns_of_texts_have_no_effect_on_what_is_no_text(kind: str, key: str, sentence: str) -> None:
+    recipe = read_recipe(
+        f"[data]\npaths=['a']\n{key}\n[objective]\nkind='{kind}'\n[model]\npath='m'\n[train]\nsteps=1\n"
+    )
+    with pytest.warns(UserWarning, match=sentence):
+        check(recipe)
 
 
 def test_another_base_under_the_same_adapter_run_is_refused(place: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from small import batch, network
 
 from yanmo.errors import FileError
+from yanmo.tasks.crf import Transitions
 from yanmo.training.muon import orthogonalise
 from yanmo.training.objectives import causal
 from yanmo.training.optimizer import SCHEDULES, Optimizer, split_parameters
@@ -45,6 +46,14 @@ def test_decay_shrinks_matrices_and_nothing_else(kind: str) -> None:
 def test_an_untied_output_matrix_decays_and_is_no_hidden_matrix(kind: str) -> None:
     groups = split_parameters(network(kind, tie_embeddings=False))
     assert len(groups["decayed"]) == 1 and next(iter(groups["decayed"].values())).shape == (61, 16)
+
+
+def test_what_a_task_learns_beside_its_network_is_no_hidden_matrix() -> None:
+    model = network("gpt2", head="token", labels=("O", "B-A", "I-A"))
+    model.transitions = Transitions(3)
+    groups = split_parameters(model)
+    assert {"head.out.weight", "transitions.steps", "transitions.ends"} <= groups["decayed"].keys()
+    assert not [name for name in groups["hidden"] if name.startswith(("head", "transitions"))]
 
 
 def test_adamw_equals_the_formula() -> None:

@@ -89,7 +89,7 @@ def ignored(file: File, reading: Reading, *honoured: str) -> None:
     """Say of a file without named columns that the user's have no effect on it, but for those honoured."""
     for role, said in reading.columns.items():
         if role in ROLES[reading.task] and role not in honoured:
-            reading.note(f"{file.name}: has no columns of that kind, so {role}={said} has no effect on it")
+            reading.count(f"files without named columns, on which {role}={said} has no effect", file.name)
 
 
 def named(row: Mapping[str, Any], reading: Reading, where: str) -> tuple[str, str]:

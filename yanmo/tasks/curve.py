@@ -69,7 +69,10 @@ def cost(seconds: float | None) -> str:
 def measure(
     prepared: Prepared, run: Path, train: Callable[[Recipe, Path], Predictor], say: Say
 ) -> list[dict[str, Any]]:
-    """The main figure of each part: examples, name, value, low, high; fewest examples first."""
+    """The main figure of each part: examples, name, value, low, high; fewest examples first.
+
+    A part that is too small to train on is told and left out.
+    """
     gold, points = prepared.test or prepared.valid, []
     for of, part in parts(prepared.train, prepared.recipe.train.seed).items():
         kept, place = run / FOLDER / f"{of}.json", run / FOLDER / str(of)
@@ -80,9 +83,13 @@ def measure(
             write_atomic(path, kept_lines(prepared.task, part))
             recipe = recipe_of(prepared.recipe, path, len(part) / len(prepared.train))
             keeping.follow(place, recipe)
-            predictor = train(recipe, place)
+            try:
+                predictor = train(recipe, place)
+            except InputError as error:  # such as fewer than a batch
+                say("note", {"text": f"the curve is without {len(part):,} examples: {error}"})
+                continue
             predictions = predictor.predict(predictor.rows_of(gold))
             write_json(kept, {"examples": len(part)} | main_of(prepared.task, gold, predictions))
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         points.append(read_json_object(kept))
     return points

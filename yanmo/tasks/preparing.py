@@ -28,6 +28,7 @@ from yanmo.recipe import MAX_RECIPE, Recipe, read_recipe, toml_value
 from yanmo.runs import held
 from yanmo.tasks import checks, keeping, translation
 from yanmo.tasks.examples import Data, Example
+from yanmo.tasks.hubdata import is_hub
 from yanmo.tasks.opening import KIND_OF
 from yanmo.tasks.reading import read
 from yanmo.tasks.splits import split
@@ -62,19 +63,20 @@ TRAIN: dict[str, Any] = {"schedule": "linear", "warmup": 0.06, "beta2": 0.999, "
 TRAIN |= {"save_every": 600.0, "keep": 1}  # seconds; checkpoints besides the best
 AVERAGED = {"extract": 0.99}  # train.ema of a new model, which a few thousand texts would be learned by heart without
 LORA = 10.0  # times the learning rate of all weights
+Paths = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
     """What may be said besides task, model and data; None and empty leave the choice to the defaults.
 
-    columns: role → column of the data. valid, test: files; without valid a share of the data is kept. adapter: an
-    adapter's kind. overrides: "section.key=value" of the recipe.
+    columns: role → column of the data. valid, test: a file or several; without valid a share of the data is kept.
+    adapter: an adapter's kind. overrides: "section.key=value" of the recipe.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    valid: Sequence[str | Path] = ()
-    test: Sequence[str | Path] = ()
+    valid: Paths = ()
+    test: Paths = ()
     valid_share: float = 0.1
     skip_bad: bool = False
     epochs: float | None = None
@@ -102,7 +104,7 @@ class Prepared:
 def prepare(
     task: str,
     model: str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: Paths,
     out: str | Path,
     wishes: Wishes,
     understood: Callable[[Data], None] | None = None,
@@ -115,7 +117,8 @@ def prepare(
         raise InputError(f"no task {task!r} to train{nearest(task, DEFAULTS)}; there are {', '.join(DEFAULTS)}")
     need("sklearn", "tasks", "a task")
     _check_numbers(wishes)
-    read_data = read(task, data, columns=wishes.columns, skip_bad=wishes.skip_bad)
+    sources = [_listed(paths) for paths in (data, wishes.valid, wishes.test)]
+    read_data = read(task, sources[0], columns=wishes.columns, skip_bad=wishes.skip_bad)
     if understood is not None:
         understood(read_data)
     parts = _parts(task, read_data, wishes)
@@ -126,7 +129,8 @@ def prepare(
             checks.check(known, other, skip_bad=wishes.skip_bad, part=part)
             parts[name] = other.examples
     folder = Path(out)
-    keeping.check_place(folder, [*([data] if isinstance(data, (str, Path)) else data), *wishes.valid, *wishes.test])
+    _check_apart(*sources)
+    keeping.check_place(folder, [*chain(*sources)])
     kept = {name: kept_lines(task, part).encode() for name, part in parts.items() if part}
     with held(folder):
         keeping.keep(kept, folder)
@@ -145,6 +149,28 @@ def _check_numbers(wishes: Wishes) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}, and a number above 0 is needed")
 
 
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+def _check_apart(data: Sequence[str | Path], valid: Sequence[str | Path], test: Sequence[str | Path]) -> None:
+    """Refuse to choose or judge by files that are learned from: their figures would say nothing."""
+    for option, paths, instead in (("valid", valid, "a part of training"), ("test", test, "validation")):
+        path = next((path for path in paths if any(_same(path, learned) for learned in data)), None)
+        if path is not None:
+            raise InputError(
+                f"{path}: is named as --{option}, and learned from too; leave --{option} out, and {instead} is taken"
+            )
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    """Whether two name the same data, or one lies in the other."""
+    if is_hub(one) or is_hub(other):
+        return str(one) == str(other)
+    places = Path(one).resolve(), Path(other).resolve()
+    return places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0])
+
+
 def settings_of(prepared: Prepared) -> dict[str, Any]:
     """task.json of a task without a head of its own."""
     length = prepared.recipe.train.length
@@ -157,8 +183,8 @@ def _parts(task: str, data: Data, wishes: Wishes) -> dict[str, list[Example]]:
     """Training, validation and test examples; ids of all parts are told apart by their file."""
     more = {"columns": wishes.columns, "skip_bad": wishes.skip_bad}
     parts = {"train": data.examples, "valid": [], "test": []}
-    for name, paths in (("valid", wishes.valid), ("test", wishes.test)):
-        parts[name] = read(task, list(paths), **more).examples if paths else []  # type: ignore[arg-type]
+    for name, paths in (("valid", _listed(wishes.valid)), ("test", _listed(wishes.test))):
+        parts[name] = read(task, paths, **more).examples if paths else []  # type: ignore[arg-type]
     if not parts["valid"]:
         parts["train"], parts["valid"] = split(data.examples, wishes.valid_share, wishes.seed)
         if not parts["train"] or not parts["valid"]:

@@ -59,7 +59,7 @@ def predict_file(predictor: Predictor, source: Path, target: Path) -> int:
 
     A line that was torn by a kill is made again. A target that has other ids than the source, or more lines, or is the
     source, or was made of a file that began otherwise, is a FileError: it belongs to something else. A source that has
-    grown since is gone on with.
+    grown since is gone on with, and so is one of which the row was mended that an InputError named.
     """
     try:
         if target.exists() and target.samefile(source):
@@ -68,12 +68,16 @@ def predict_file(predictor: Predictor, source: Path, target: Path) -> int:
             rows = read_rows(lines, str(source))
             known = _known(source, target)
             done = _taken_up(out, rows, source, target, known)
-            if source.is_file() and target.is_file():  # nothing beside /dev/null
-                size = source.stat().st_size
-                write_json(_beside(target), {"bytes": size, "sha256": _sha256(source, size)})
-            for line in predict_lines(predictor, rows):
-                out.write(line.encode() + b"\n")
-                out.flush()
+            _remember(source, target)
+            written = done
+            try:
+                for line in predict_lines(predictor, rows):
+                    out.write(line.encode() + b"\n")
+                    out.flush()
+                    written += 1
+            except InputError:  # its row can be mended, and those behind it: what is predicted is of those before
+                _remember(source, target, written)
+                raise
             os.fsync(out.fileno())
     except OSError as error:
         raise FileError(
@@ -84,6 +88,20 @@ def predict_file(predictor: Predictor, source: Path, target: Path) -> int:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f"{target.name}.source.json")
+
+
+def _remember(source: Path, target: Path, rows: int | None = None) -> None:
+    """Write beside `target` that it is made of `source` as it is, or of its first rows alone."""
+    if not (source.is_file() and target.is_file()):  # nothing beside /dev/null
+        return
+    size = source.stat().st_size
+    if rows is not None:
+        size = 0
+        with open(source, encoding="utf-8", newline="") as lines:
+            while rows and (line := lines.readline()):
+                size += len(line.encode())
+                rows -= bool(line.strip("\ufeff").strip())
+    write_json(_beside(target), {"bytes": size, "sha256": _sha256(source, size)})
 
 
 def _known(source: Path, target: Path) -> bool:

@@ -146,10 +146,11 @@ class RowBatches(Iterator[T], Generic[T]):
         self._identity = {"seed": seed, **identity}
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
         self._epoch = self._row = 0
-        if len(self._plan(0).order) < rows:
+        filled = len(self._plan(0).order)
+        if filled < rows:
+            remedy = f"set train.rows to {filled} at most, lower train.length" if filled else "lower train.length"
             raise InputError(
-                f"{source}: the data fill {len(self._plan(0).order)} rows, fewer than one batch of {rows}; "
-                "lower the rows or their length, or add data"
+                f"{source}: the data fill {filled} rows, fewer than one batch of {rows}; {remedy}, or add data"
             )
 
     def __iter__(self) -> RowBatches[T]:

@@ -95,8 +95,13 @@ def _without_effect(recipe: Recipe) -> list[str]:
     if recipe.adapter.kind == "none":
         found += [f"adapter.{name} has no effect without adapter.kind" for name in _set(recipe.adapter)]
     if o.kind in TEXT:
-        idle = _set(recipe.data) & {"valid", "columns"}
-        found += [f"data.{name} has no effect on the objective {o.kind!r}, which learns from text" for name in idle]
+        idle, what = {"valid", "columns"}, "text"
+    elif o.kind in TASKS:
+        idle, what = {"columns", "text_column", "valid_share"}, "examples that were read and split before (--column)"
+    else:
+        idle, what = {"text_column"}, "records (objective.source and target name fields)"
+    idle &= _set(recipe.data)
+    found += [f"data.{name} has no effect on the objective {o.kind!r}, which learns from {what}" for name in idle]
     return sorted(found)
 
 

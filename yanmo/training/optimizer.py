@@ -169,12 +169,16 @@ def split_parameters(network: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def _used_by_logits(network: Any) -> set[int]:
-    """The parameters that the output layer depends on, found by asking autograd, not by their names."""
+    """The parameters that the output layer depends on, found by asking autograd, not by their names.
+
+    Of a task they are those of its head, and what a chain of tags learns beside it (tasks/crf.py).
+    """
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
         return set()
     if network.config.head in LABEL_HEADS:
-        return {id(p) for p in network.head.parameters()}
+        own = [network.head, *(part for name, part in network.named_children() if name == "transitions")]
+        return {id(p) for part in own for p in part.parameters()}
     width = network.config.width
     with torch.enable_grad():
         dtype = next(network.parameters()).dtype  # of the base: adapters may have another
