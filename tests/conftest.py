@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub; the hub's own tests use a server of their own
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +14,8 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # the models of the tests are tiny: threads would only wait for each other
 os.environ.setdefault("TQDM_DISABLE", "1")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

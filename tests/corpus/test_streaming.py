@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -177,7 +178,8 @@ def test_killed_while_it_fetches_it_goes_on_to_the_same_bytes(server, tmp_path, 
     words = [sys.executable, "-c", RUN, str(tmp_path / "out"), *names]
     for number, stop in enumerate((signal.SIGKILL, signal.SIGINT), start=1):
         server.faults["/" + paths[1]] = ["wait"]
-        child = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+        default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job behind & lacks
+        child = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=default)
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "out.work").rglob("read/*.json"))) < 2 or asked(server).count(of(paths)[1]) < number:
             assert time.monotonic() < deadline and child.poll() is None

@@ -107,6 +107,7 @@ def test_load_packs_and_generate_goes_on_in_recorded_steps(tmp_path, monkeypatch
     assert yanmo.load(tmp_path / "small").generate(["The ink", "先研"], max_new_tokens=12) == written
 
 
+@pytest.mark.skipif(native.library() is None, reason="without the library a product unpacks its matrix")
 def test_loading_takes_hardly_more_memory_than_the_file(tmp_path):
     """What a process holds at most while it loads and reads a few ids, beside what it held before."""
     for name, fields in (("small", {}), ("large", {"width": 512, "ffn_width": 2048, "decoder_layers": 6})):
