@@ -122,7 +122,7 @@ def test_pairs_of_two_long_texts_are_read_whole(tmp_path: Path) -> None:
     recipe(tmp_path, examples(20), examples(6))
     tokenizer = yanmo.load_tokenizer(tmp_path / "tokenizer")
     first, second = "fine dull day film awful poor " * 20, "rain sun great lovely the was a " * 7
-    for pair in ((first, second), (second, first), (first, "a day")):
+    for pair in ((first, second), (second, first), (first, "a day"), (first, ""), ("", first)):
         for length in (12, 16, 33):
             encoded = encode_rows(tokenizer, [("1", *pair), ("2", "fine", "day")], length, 4, None)
             assert max(len(ids) for ids, _ in encoded.windows) <= length and list(encoded.owners)[-2:] == [0, 1]

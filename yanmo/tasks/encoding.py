@@ -103,7 +103,7 @@ def _parts(
     """The pieces of both texts that stand together: as many pairs as the text of more windows has, side by side."""
     sides = []
     for text, places, room in zip(pair, offsets, rooms, strict=True):
-        cuts = windows(len(places), room, min(stride, room // 2))
+        cuts = windows(len(places), max(room, 1), min(stride, room // 2))  # an empty text has no room, and needs none
         sides.append([text[places[a][0] : places[b - 1][1]] if len(cuts) > 1 else text for a, b in cuts])
     count = max(map(len, sides))
     return [tuple(side[number * len(side) // count] for side in sides) for number in range(count)]  # type: ignore[misc]
