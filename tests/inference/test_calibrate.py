@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from yanmo import cli
 from yanmo.errors import InputError
 from yanmo.inference import calibrate
 from yanmo.inference.calibrate import Reading, growth, losses_of, reading_of, sums_of
+from yanmo.inference.measured import compare, measure
 from yanmo.inference.quantize import Bits, pack_by, quantize
 from yanmo.inference.rounding import best_scale, lost, meant, round_to
 from yanmo.kernels.matrix import pack_groups
@@ -121,6 +123,21 @@ def test_a_calibrated_network_is_packed_as_a_plain_one_and_differs():
     for bits, fields in ((8, {}), (4, {"decoder_layers": 0, "encoder_layers": 1, "head": "none"})):
         with pytest.raises(InputError, match="a text calibrates decoders"):
             quantize(network(**LLAMA, **fields), bits, reading)
+
+
+def test_a_real_model_loses_less_of_a_text_that_it_was_not_calibrated_on(shared_data, tmp_path):
+    """In 4 bits alone, with no matrix back to 8: a limit that anything holds."""
+    weights = shared_data / "weights"
+    convert(weights / "stories260K.bin", weights / "stories260K-tok512.bin", tmp_path)
+    text = (shared_data / "corpora/tinystories-sample.txt").read_text("utf-8")
+    read, near = text[:8_000], text[20_000:70_000]
+    model, found = yanmo.load(tmp_path).quantize(4), compare(yanmo.load(tmp_path), 4, read, near, most_loss=10)
+    plain, before = measure(model, model.tokenizer.encode(read)).bits_per_byte, found.before.bits_per_byte
+    assert before < found.after.bits_per_byte < plain < 1.15 * before
+    assert found.after.bits_per_byte - before < 0.85 * (plain - before)
+    assert found.formats == Counter(
+        m.format for m in {id(m): m for m in packed_matrices(model.network).values()}.values()
+    )
 
 
 def test_matrices_of_a_real_model_keep_8_bits_until_the_limit_holds(shared_data, tmp_path):

@@ -107,10 +107,10 @@ def test_load_packs_and_generate_goes_on_in_recorded_steps(tmp_path, monkeypatch
     assert yanmo.load(tmp_path / "small").generate(["The ink", "先研"], max_new_tokens=12) == written
 
 
-@pytest.mark.skipif(native.library() is None, reason="without the library a product unpacks its matrix")
-def test_loading_takes_hardly_more_memory_than_the_file(tmp_path):
-    """What a process holds at most while it loads and reads a few ids, beside what it held before."""
-    for name, fields in (("small", {}), ("large", {"width": 512, "ffn_width": 2048, "decoder_layers": 6})):
+@pytest.mark.parametrize("reads", [False, True])
+def test_loading_takes_hardly_more_memory_than_the_file(tmp_path, reads):
+    """What a process holds at most while it loads, and reads a few ids, beside what it held before."""
+    for name, fields in (("small", {}), ("large", {"width": 1024, "ffn_width": 4096, "decoder_layers": 8})):
         made = network(**LLAMA | fields)
         made.family = "llama"
         Model(made, None).quantize(8).save(tmp_path / name)
@@ -120,7 +120,7 @@ def test_loading_takes_hardly_more_memory_than_the_file(tmp_path):
             "-c",
             "import sys, yanmo; from yanmo import system; yanmo.load(sys.argv[1]).logits([[1, 2]]);"
             "system.reset_peak_memory() or sys.exit('no'); before = system.peak_memory();"
-            "yanmo.load(sys.argv[2]).logits([[1, 2, 3]]); print(system.peak_memory() - before)",
+            f"yanmo.load(sys.argv[2]){'.logits([[1, 2, 3]])' * reads}; print(system.peak_memory() - before)",
             tmp_path / "small",
             tmp_path / "large",
         ],
@@ -131,7 +131,8 @@ def test_loading_takes_hardly_more_memory_than_the_file(tmp_path):
         pytest.skip("the peak of a process cannot be counted anew here")
     size = (tmp_path / "large/model.safetensors").stat().st_size
     assert size > 16 * 2**20, "pages that were taken before do not count"
-    assert 0.8 * size < int(said.stdout) < 1.2 * size, said.stderr
+    most = 1.2 if native.library() is not None else 1.5  # the twin lays matrices out anew, one group after the other
+    assert 0.8 * size <= int(said.stdout) < most * size, said.stderr
 
 
 @pytest.mark.parametrize(("layout", "next_format"), [("rows", "rows8"), ("groups", "groups8")])

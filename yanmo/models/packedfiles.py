@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from yanmo.errors import ConfigError, FileError
 from yanmo.kernels import native
 from yanmo.kernels.arena import Arena, room
-from yanmo.kernels.matrix import Format, Matrix, codes_of, in_panels, matrix_of_rows, shape_of
+from yanmo.kernels.matrix import Format, Matrix, codes_of, in_panels, shape_of
 from yanmo.models.packed import PackedEmbedding, PackedLinear, PackedWords, hold_together, siblings
 from yanmo.models.transformer import Transformer
 from yanmo.models.weights import Weights
@@ -84,12 +84,12 @@ def fill(network: Transformer, entry: dict[str, Any], weights: Weights) -> Trans
     arena = Arena(sum(room(weights.info(n).nbytes) for n in names if n.endswith((".panels", ".scales", ".sums"))))
     used: set[str] = set()
     for group in siblings(layers):
-        held = hold_together([_matrix(network, name, weights) for name in group], arena)
+        held = hold_together([_usable(_matrix(network, name, weights)) for name in group], arena)
         for name, matrix in zip(group, held, strict=True):
             bias = f"{name}.bias"
             used |= {f"{name}.{part}" for part in ("panels", "scales", "sums", "bias")}
             given = weights.read(bias, torch.float32) if bias in names else None
-            _put(network, name, _usable(matrix), given, entry)
+            _put(network, name, matrix, given, entry)
     _tie(network, entry)
     _read_rest(network, weights, used)
     return network.eval().requires_grad_(False)
@@ -121,7 +121,8 @@ def _usable(matrix: Matrix) -> Matrix:
     if matrix.format != "rows8" or native.library() is not None:
         return matrix
     values, scales = codes_of(matrix)
-    return matrix_of_rows(values[:, : matrix.inputs].contiguous(), scales.clone())
+    outputs, inputs = matrix.outputs, matrix.inputs
+    return Matrix("rows8", outputs, inputs, values[:, :inputs], scales, matrix.sums[:outputs])
 
 
 def _put(network: Transformer, name: str, matrix: Matrix, bias: Tensor | None, entry: dict[str, Any]) -> None:
